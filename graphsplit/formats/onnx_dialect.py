@@ -1,0 +1,64 @@
+"""What the planner needs of ONNX: the rules of its ops, its shapes, and its movement ops run on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from graphsplit.facts import Fact, Facts
+from graphsplit.formats import onnx_eval
+from graphsplit.graph import Array, Graph, Node
+from graphsplit.notation import Rule
+from graphsplit.rules import Registry, registry
+
+
+class OnnxDialect:
+    """ONNX operators, with the project's rules and a user's."""
+
+    def __init__(self, rules: Registry | None = None) -> None:
+        self.rules = rules if rules is not None else registry("onnx")
+        self._cache: dict[tuple[str, str, int], tuple[Rule, ...]] = {}
+
+    def lookup(self, node: Node) -> tuple[Rule, ...]:
+        """The rules of a node's op, in the order in which they are tried; () where there is none."""
+        key = (node.domain, node.op, node.version)
+        if key not in self._cache:
+            self._cache[key] = self.rules.lookup(*key)
+        return self._cache[key]
+
+    def attributes(self, node: Node) -> Mapping[str, object]:
+        """The node's attributes with the operator's defaults."""
+        return onnx_eval.attributes_with_defaults(node)
+
+    def move(self, node: Node, arrays: Sequence[Array | None]) -> list[Array]:
+        """A movement op run on integer arrays."""
+        return onnx_eval.move(node, arrays)
+
+    def evaluate(self, graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str]) -> Facts:
+        """Shapes, and the content of small constants, for chosen sizes of the dynamic axes."""
+        return onnx_eval.evaluate(graph, sizes, parameters)
+
+    def infer(self, graph: Graph, node: Node, inputs: Sequence[Fact | None]) -> list[Fact | None]:
+        """Facts of one node's results, in a graph with these operator sets."""
+        return onnx_eval.evaluate_node(node, list(inputs), onnx_eval.opset_ids(graph))
+
+    # -- the nodes that narrowing and merging insert --------------------------------------------------------------------
+
+    def pick(self, graph: Graph, name: str, value: str, index: str, result: str, axis: int) -> Node:
+        """The elements of `value` at the positions `index` along an axis."""
+        return self._node(graph, name, "Gather", (value, index), result, axis=axis)
+
+    def join(self, graph: Graph, name: str, values: Sequence[str], result: str, axis: int) -> Node:
+        """Values side by side along an axis."""
+        return self._node(graph, name, "Concat", tuple(values), result, axis=axis)
+
+    def add(self, graph: Graph, name: str, values: Sequence[str], result: str) -> Node:
+        """The sum of values of one shape."""
+        return self._node(graph, name, "Sum", tuple(values), result)
+
+    def multiply(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
+        """The product, element by element."""
+        return self._node(graph, name, "Mul", values, result)
+
+    def _node(self, graph: Graph, name: str, op: str, inputs: tuple[str, ...], result: str, **attributes: int) -> Node:
+        version = onnx_eval.version_of(op, graph.opsets.get("", 1))
+        return Node(name, op, "", version, inputs, (result,), attributes)

@@ -1,0 +1,23 @@
+"""The label flow: which neuron computed each element, and which neurons must stay together."""
+
+from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, Labels
+from graphsplit.labels.decide import Flowed, flow, stored
+from graphsplit.labels.flow import Block, Dialect, refuse_unknown
+from graphsplit.labels.parameters import UNUSED, Claim
+from graphsplit.labels.trainable import parameters
+
+__all__ = [
+    "COMMON",
+    "OUTPUT",
+    "PRIVATE",
+    "UNUSED",
+    "Block",
+    "Claim",
+    "Dialect",
+    "Flowed",
+    "Labels",
+    "flow",
+    "parameters",
+    "refuse_unknown",
+    "stored",
+]

@@ -1,0 +1,61 @@
+"""Couplings: pairs of vertices that must end up in the same part, each with the node that made it."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from graphsplit.labels.arrays import Ids
+
+
+class Couplings:
+    """The pairs found so far. Only grows; classes are its connected components."""
+
+    def __init__(self) -> None:
+        self._left: list[Ids] = []
+        self._right: list[Ids] = []
+        self._node: list[Ids] = []
+        self.count = 0
+
+    def add(self, left: Ids, right: Ids, node: int) -> None:
+        """Couple two arrays of labels element by element (they broadcast); codes couple nothing."""
+        left, right = np.broadcast_arrays(left, right)
+        wanted = (left > 0) & (right > 0) & (left != right)
+        if wanted.any():
+            pairs = np.stack([left[wanted], right[wanted]])
+            if pairs.shape[1] > 64:
+                pairs = np.unique(pairs, axis=1)
+            self._left.append(pairs[0])
+            self._right.append(pairs[1])
+            self._node.append(np.full(pairs.shape[1], node, np.int64))
+            self.count += int(pairs.shape[1])
+
+    def along(self, array: Ids, axes: tuple[int, ...], node: int) -> None:
+        """Couple all labels along some axes, for each position on the others."""
+        for axis in axes:
+            if array.shape[axis] > 1:
+                self.add(array.take([0], axis=axis), array, node)
+                array = array.max(axis=axis, keepdims=True)
+
+    def edges(self) -> tuple[Ids, Ids, Ids]:
+        """All pairs as three arrays: left id, right id, index of the node that couples them."""
+        empty = np.empty(0, np.int64)
+        if not self._left:
+            return empty, empty, empty
+        return np.concatenate(self._left), np.concatenate(self._right), np.concatenate(self._node)
+
+    def classes(self, count: int) -> Ids:
+        """For each id below `count` the smallest id of its class; `classes[0] == 0`. Linear in ids and pairs."""
+        left, right, _ = self.edges()
+        graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
+        _, component = connected_components(graph, directed=False)
+        first = np.full(int(component.max()) + 1 if count else 0, count, np.int64)
+        np.minimum.at(first, component, np.arange(count))
+        return first[component]
+
+
+def resolve(labels: Ids, classes: Ids) -> Ids:
+    """Labels with each id replaced by its class's; codes stay, and so do ids that are newer than the classes."""
+    known = (labels > 0) & (labels < len(classes))
+    return np.where(known, classes[np.where(known, labels, 0)], labels)

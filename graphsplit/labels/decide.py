@@ -1,0 +1,250 @@
+"""What the flow decides between its passes: layers too narrow to divide, outputs that hidden layers read, shared weights.
+
+`flow` is the entry: it runs passes to a fixed point, decides, and runs again until nothing is left to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from graphsplit.errors import GraphsplitError, UnsupportedError
+from graphsplit.facts import Facts
+from graphsplit.graph import Graph
+from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels
+from graphsplit.labels.couplings import resolve
+from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass, settle
+from graphsplit.labels.parameters import Claim
+from graphsplit.labels.trainable import structure
+
+MAX_ROUNDS = 200
+
+Outputs = Literal["auto", "mean", "concat"]
+
+
+@dataclass(frozen=True)
+class Flowed:
+    """The labels of a network once everything is decided.
+
+    `classes[id]` is the class of a vertex (its smallest id). `labels` and `claims` hold classes. `averaged` are the values
+    whose copies the merge averages in front of the nodes behind the output layers.
+    """
+
+    graph: Graph
+    facts: Facts
+    parts: int
+    trained: frozenset[str]
+    classes: Ids
+    labels: dict[str, Labels]
+    claims: dict[str, tuple[Claim, ...]]
+    blocks: dict[int, Block]
+    rows: tuple[tuple[int, Ids], ...]
+    averaged: dict[str, Ids]
+    last: Pass
+    tail: frozenset[int]
+    edges: tuple[Ids, Ids, Ids]
+    private: dict[int, str]
+    concatenated: bool
+
+    @property
+    def statistics(self) -> frozenset[int]:
+        """Nodes that take statistics over labelled axes."""
+        return frozenset(self.last.statistics)
+
+
+def flow(
+    graph: Graph,
+    dialect: Dialect,
+    facts: Facts,
+    trained: frozenset[str],
+    parts: int,
+    *,
+    keep: Iterable[str] = (),
+    outputs: Outputs = "auto",
+) -> Flowed:
+    """Run the labels through a network for a split into `parts`.
+
+    `keep` names nodes, parameters or values whose layer isn't divided. `outputs` says what becomes of an output that hidden
+    layers read: each part's mean ("mean"), slices put side by side ("concat"), or whichever leaves the parts narrow.
+
+    Raises UnsupportedError for an op without a rule or a network that can't be divided. Linear in the graph for each round.
+    """
+    kept = _kept(graph, keep)
+    if outputs != "auto":
+        return _decided(graph, dialect, facts, trained, parts, kept, outputs == "concat")
+    averaged = _decided(graph, dialect, facts, trained, parts, kept, False)
+    if not any("output" in reason for reason in averaged.private.values()) or parts == 1:
+        return averaged
+    full, share = stored(averaged)
+    if share <= full / parts:
+        return averaged
+    joined = _decided(graph, dialect, facts, trained, parts, kept, True)
+    return joined if stored(joined)[1] < share else averaged
+
+
+def _kept(graph: Graph, names: Iterable[str]) -> frozenset[int]:
+    found: set[int] = set()
+    for name in names:
+        nodes = {i for i, node in enumerate(graph.nodes) if name == node.name or name in node.outputs or name in node.inputs}
+        if not nodes:
+            raise GraphsplitError(f"--keep {name}: no node, parameter or value has this name", hint="`graphsplit inspect` lists them")
+        found |= nodes
+    return frozenset(found)
+
+
+def stored(flowed: Flowed) -> tuple[float, float]:
+    """Parameter elements of the network, and about how many a part holds."""
+    full = share = 0.0
+    for name in sorted(flowed.trained):
+        shape = flowed.graph.tensors[name].shape
+        size = float(np.prod(shape))
+        full += size
+        fractions: dict[tuple[int, ...], float] = {}
+        for claim in flowed.claims.get(name, ()):
+            fraction = float(np.where(claim.core > 0, 1 / flowed.parts, 1.0).mean())
+            fractions[claim.axes] = min(fraction, fractions.get(claim.axes, 1.0))
+        share += size * float(np.prod(list(fractions.values())))
+    return full, share
+
+
+def _decided(
+    graph: Graph,
+    dialect: Dialect,
+    facts: Facts,
+    trained: frozenset[str],
+    parts: int,
+    keep: frozenset[int],
+    concatenate: bool,
+) -> Flowed:
+    decisions = Decisions(concatenate=concatenate)
+    for _ in range(MAX_ROUNDS):
+        layout = structure(graph, dialect.lookup, trained, frozenset(decisions.hidden))
+        current, classes = settle(
+            lambda couplings, known, layout=layout: Pass(  # type: ignore[misc]
+                graph, dialect, facts, layout, trained, parts, keep, decisions, couplings, known
+            ),
+            decisions,
+        )
+        if not (
+            _conflicting_ties(current, classes, decisions)
+            or _contested_outputs(current, classes, decisions)
+            or _too_narrow(current, classes, decisions)
+        ):
+            return _result(current, classes, decisions, layout.tail)
+    raise UnsupportedError(f"the labels of {graph.name!r} don't settle in {MAX_ROUNDS} rounds")
+
+
+def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[int]) -> Flowed:
+    labels = {name: Labels(found.shape, resolve(found.core, classes)) for name, found in current.labels.items()}
+    undecided = [name for name, found in labels.items() if (found.core == UNKNOWN).any()]
+    assert not undecided, f"labels left undecided: {undecided[:3]}"
+    claims = {
+        name: tuple(Claim(c.node, c.axes, resolve(c.core, classes)) for c in found) for name, found in current.claims.items()
+    }
+    averaged = {name: resolve(core, classes) for name, core in current.averaged.items()}
+    rows = tuple((node, resolve(ids, classes)) for node, ids in current.rows)
+    return Flowed(
+        current.graph,
+        current.facts,
+        current.parts,
+        current.trained,
+        classes,
+        labels,
+        claims,
+        dict(current.blocks),
+        rows,
+        averaged,
+        current,
+        tail,
+        current.couplings.edges(),
+        dict(decisions.private),
+        decisions.concatenate,
+    )
+
+
+def _make_private(ids: Ids, classes: Ids, decisions: Decisions, reason: str) -> bool:
+    """Make whole classes private; True where that is news."""
+    wanted = np.flatnonzero(np.isin(classes, np.unique(classes[ids[ids > 0]])))
+    news = [int(i) for i in wanted if i > 0 and int(i) not in decisions.private]
+    decisions.private.update(dict.fromkeys(news, reason))
+    return bool(news)
+
+
+def _conflicting_ties(current: Pass, classes: Ids, decisions: Decisions) -> bool:
+    """A parameter index that is divided in one use and whole in another: the vertices become private."""
+    changed = False
+    for name, claims in sorted(current.claims.items()):
+        seen: dict[tuple[int, ...], Ids] = {}
+        for found in claims:
+            other = seen.setdefault(found.axes, found.core)
+            a, b = np.broadcast_arrays(other, found.core)
+            whole = ((a > 0) & _whole(b)) | ((b > 0) & _whole(a))
+            if whole.any():
+                ids = np.where(a > 0, a, b)[whole]
+                changed |= _make_private(ids, classes, decisions, f"{name} is used elsewhere by an undivided layer")
+    return changed
+
+
+def _whole(labels: Ids) -> Ids:
+    return (labels == COMMON) | (labels == PRIVATE) | (labels == OUTPUT)
+
+
+def _contested_outputs(current: Pass, classes: Ids, decisions: Decisions) -> bool:
+    """Outputs that hidden layers read as well: private, or left divided and put side by side."""
+    if decisions.concatenate:
+        readers = {
+            i for i in current.layout.tail for name in current.graph.nodes[i].inputs if name in current.labels
+            and bool((current.labels[name].core > 0).any())
+        }
+        news = readers - decisions.hidden
+        decisions.hidden |= news
+        return bool(news)
+    changed = False
+    for name, core in sorted(current.averaged.items()):
+        if (core > 0).any():
+            changed |= _make_private(core, classes, decisions, f"{name} is an output that hidden layers read too")
+    return changed
+
+
+def _too_narrow(current: Pass, classes: Ids, decisions: Decisions) -> bool:
+    """Layers with fewer atoms than parts: read their ambiguous places otherwise, else make the narrowest private."""
+    narrow: dict[int, list[Block]] = {}
+    for block in current.blocks.values():
+        ids = np.arange(block.start, block.start + block.size)
+        ids = ids[[int(i) not in decisions.private for i in ids]] if decisions.private else ids
+        atoms = np.unique(classes[ids])
+        if 0 < len(atoms) < current.parts:
+            for atom in atoms:
+                narrow.setdefault(int(atom), []).append(block)
+    if not narrow:
+        return False
+    if _switch_modes(current, classes, decisions, set(narrow)):
+        return True
+    changed = False
+    done: set[int] = set()
+    for atom in sorted(narrow):
+        if atom in done:
+            continue
+        block = min(narrow[atom], key=lambda b: (b.size, b.start))
+        ids = np.arange(block.start, block.start + block.size)
+        done.update(int(a) for a in classes[ids])
+        node = current.graph.nodes[block.node]
+        reason = f"{node.title} has fewer independent vertices than there are parts"
+        news = [int(i) for i in ids if int(i) not in decisions.private]
+        decisions.private.update(dict.fromkeys(news, reason))
+        changed |= bool(news)
+    return changed
+
+
+def _switch_modes(current: Pass, classes: Ids, decisions: Decisions, atoms: set[int]) -> bool:
+    wanted = np.fromiter(sorted(atoms), np.int64, len(atoms))
+    changed = False
+    for (node, kind), ids in sorted(current.sites.items(), key=lambda item: item[0]):
+        at = decisions.modes.get((node, kind), 0)
+        if at + 1 < len(MODES[kind]) and np.isin(classes[ids], wanted).any():
+            decisions.modes[node, kind] = at + 1
+            changed = True
+    return changed

@@ -1,0 +1,338 @@
+"""The label flow: vertex ids run through the network like a second set of activations.
+
+Several passes, or order decides: first only the certain couplings, then everything that depends on which vertices are
+already together, until nothing changes. What turns out too narrow, or is an output that hidden layers read, is decided
+between the passes (`decide`), and the flow starts again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from graphsplit.errors import RuleError, UnsupportedError
+from graphsplit.facts import Facts
+from graphsplit.graph import Array, Graph, Node
+from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, compress, resolve_code, uniform
+from graphsplit.labels.couplings import Couplings, resolve
+from graphsplit.labels.parameters import Claim, Derived, claim, elementwise, moved, parameter
+from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
+from graphsplit.labels.transfer import Site, Transfer
+from graphsplit.notation import Bound, Rule, bind
+
+MODES = {"group": ("atomic", "keep"), "columns": ("columns", "rows")}
+"""Ambiguous places, and their readings in the order in which they are tried."""
+
+
+class Dialect(Protocol):
+    """What the flow needs of a front end: the rules of its ops, and its movement ops run on integers."""
+
+    def lookup(self, node: Node) -> tuple[Rule, ...]: ...
+
+    def attributes(self, node: Node) -> Mapping[str, object]: ...
+
+    def move(self, node: Node, arrays: Sequence[Array | None]) -> list[Array]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The vertices of one layer: ids `start`, `start + 1`, … over `shape`."""
+
+    node: int
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def ids(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass
+class Decisions:
+    """What was settled between passes. `private` holds ids and the reason; it only grows."""
+
+    private: dict[int, str] = field(default_factory=dict)
+    modes: dict[tuple[int, str], int] = field(default_factory=dict)
+    hidden: set[int] = field(default_factory=set)
+    concatenate: bool = False
+    blocks: dict[tuple[int, tuple[int, ...]], Block] = field(default_factory=dict)
+    next_id: int = 1
+
+    def block(self, node: int, shape: tuple[int, ...]) -> Block:
+        """The vertices of a node's layer: the same ids in every pass."""
+        key = (node, shape)
+        if key not in self.blocks:
+            self.blocks[key] = Block(node, self.next_id, shape)
+            self.next_id += self.blocks[key].size
+        return self.blocks[key]
+
+
+class Pass:
+    """One run of all nodes, in order. `classes` is None in the first pass, which takes certain couplings only."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        dialect: Dialect,
+        facts: Facts,
+        layout: Structure,
+        trained: frozenset[str],
+        parts: int,
+        keep: frozenset[int],
+        decisions: Decisions,
+        couplings: Couplings,
+        classes: Ids | None,
+    ) -> None:
+        self.graph, self.dialect, self.facts, self.layout = graph, dialect, facts, layout
+        self.trained, self.parts, self.keep, self.decisions = trained, parts, keep, decisions
+        self.couplings, self.classes = couplings, classes
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in graph.tensors.items()}
+        self.labels: dict[str, Labels] = {}
+        self.derived: dict[str, Derived] = {name: parameter(name, self.shapes[name]) for name in sorted(trained)}
+        self.claims: dict[str, list[Claim]] = {}
+        self.statistics: set[int] = set()
+        self.blocks: dict[int, Block] = {}
+        self.sites: dict[tuple[int, str], Ids] = {}
+        self.rows: list[tuple[int, Ids]] = []
+        self.averaged: dict[str, Ids] = {}
+        self.bounds: dict[int, Bound] = {}
+        self.joins: set[int] = set()
+        for value in graph.inputs:
+            self.labels[value.name] = uniform(facts[value.name].shape, COMMON)
+        for name in graph.tensors.keys() - trained:
+            self.labels[name] = uniform(self.shapes[name], COMMON)
+
+    def run(self) -> Pass:
+        """Visit every node, then the graph's outputs."""
+        for index, node in enumerate(self.graph.nodes):
+            for name, found in zip(node.outputs, self._visit(index, node), strict=False):
+                if name and isinstance(found, Derived):
+                    self.derived[name] = found
+                elif name and isinstance(found, Labels):
+                    self.labels[name] = found
+        for value in self.graph.outputs:
+            self._behind_outputs(value.name)
+        return self
+
+    # -- what a transfer asks for (labels.transfer.Flow) ----------------------------------------------------------------
+
+    def mode(self, node: int, kind: str, vertices: Ids) -> str:
+        ids = np.unique(vertices[vertices > 0])
+        self.sites[node, kind] = ids
+        return MODES[kind][self.decisions.modes.get((node, kind), 0)]
+
+    def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
+        size = int(np.prod(shape, dtype=np.int64))
+        if output:
+            return np.full((1,) * len(shape), OUTPUT, np.int64)
+        if size < self.parts or node in self.keep:
+            return np.full((1,) * len(shape), PRIVATE, np.int64)
+        block = self.decisions.block(node, shape)
+        self.blocks[node] = block
+        ids = np.arange(block.start, block.start + size, dtype=np.int64).reshape(shape)
+        return resolve_code(ids, self.decisions.private)
+
+    def claim(self, node: int, derived: Derived, axes: tuple[int, ...], core: Ids) -> None:
+        several = UNKNOWN if self.classes is None else PRIVATE
+        for name, found in claim(derived, self.shapes, node, axes, core, several):
+            self.claims.setdefault(name, []).append(found)
+
+    def statistic(self, node: int) -> None:
+        self.statistics.add(node)
+
+    def equal_counts(self, node: int, rows: Ids) -> None:
+        self.rows.append((node, rows))
+
+    # -- one node ---------------------------------------------------------------------------------------------------------
+
+    def _visit(self, index: int, node: Node) -> list[Labels | Derived | None]:
+        rules = self.dialect.lookup(node)
+        refuse_unknown(node, rules)
+        shapes = [self.facts[name].shape if name else None for name in node.outputs]
+        if gives_sizes(rules):
+            return [uniform(shape, COMMON) for shape in shapes]
+        operands = [self._operand(index, node, rules[0], p, name) for p, name in enumerate(node.inputs)]
+        labels = [o for o in operands if isinstance(o, Labels)]
+        weights = [o for o in operands if isinstance(o, Derived)]
+        if not weights and all(o.code is not None and o.code <= 0 for o in labels):
+            return [uniform(shape, min((o.code or 0 for o in labels), default=COMMON)) for shape in shapes]
+        if rules[0].opaque:
+            return self._opaque(node, labels, weights, shapes)
+        if rules[0].move and self._arguments_known(node, rules[0]):
+            return self._move(node, rules[0], operands, shapes)
+        site = self._site(index, node, rules, operands, shapes)
+        if weights and not labels:
+            combined = self._combined(site, weights)
+            if combined is not None:
+                return combined
+        return list(Transfer(self, site).run())
+
+    def _operand(self, index: int, node: Node, rule: Rule, position: int, name: str) -> Labels | Derived | None:
+        if not name or operand_tag(rule, position) is not None:
+            return None
+        if name in self.derived:
+            return self.derived[name]
+        labels = self.labels[name]
+        return self._behind_outputs(name) if index in self.layout.tail else labels
+
+    def _behind_outputs(self, name: str) -> Labels:
+        """A value as the nodes behind the output layers see it: what parts have of their own is averaged."""
+        if name in self.derived:
+            return uniform(self.derived[name].shape, OUTPUT)
+        labels = self.labels[name]
+        if self.decisions.concatenate and bool((labels.core > 0).any()):
+            return labels
+        core = np.where(labels.core == COMMON, COMMON, OUTPUT)
+        if (labels.core > 0).any() or (labels.core == PRIVATE).any():
+            self.averaged[name] = labels.core
+        return Labels(labels.shape, core)
+
+    def _opaque(
+        self, node: Node, labels: list[Labels], weights: list[Derived], shapes: Sequence[tuple[int, ...] | None]
+    ) -> list[Labels | Derived | None]:
+        if self.classes is None:
+            return [uniform(shape, UNKNOWN) for shape in shapes]
+        if any((o.core > 0).any() for o in labels):
+            raise UnsupportedError(
+                f"{node.title} reads a layer that is divided over the parts, and how its result depends on the parts isn't known",
+                hint="--keep the layer in front of it, so that each part has all of it",
+            )
+        for derived in weights:
+            self.claim(-1, derived, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64))
+        return [uniform(shape, PRIVATE) for shape in shapes]
+
+    def _arguments_known(self, node: Node, rule: Rule) -> bool:
+        tags = [operand_tag(rule, p) for p in range(len(node.inputs))]
+        return all(
+            not name or tag is None or tag == "fill" or self.facts[name].data is not None
+            for name, tag in zip(node.inputs, tags, strict=True)
+        )
+
+    def _move(
+        self, node: Node, rule: Rule, operands: Sequence[Labels | Derived | None], shapes: Sequence[tuple[int, ...] | None]
+    ) -> list[Labels | Derived | None]:
+        arguments = [self._argument(rule, p, name) for p, name in enumerate(node.inputs)]
+
+        def run(arrays: Sequence[Ids | None]) -> list[Ids]:
+            merged = [a if a is not None else b for a, b in zip(arrays, arguments, strict=True)]
+            return [np.asarray(r, np.int64) for r in self.dialect.move(node, merged)]
+
+        if all(not isinstance(o, Labels) for o in operands):
+            weights = [o if isinstance(o, Derived) else None for o in operands]
+            return list(moved(weights, run, len(node.outputs)))
+        labels = [self._as_data(node, o, operands) for o in operands]
+        results = run([o.full() if o is not None else None for o in labels])
+        return [compress(r) if i < len(results) else None for i, r in enumerate(results)] + [
+            uniform(shape, UNKNOWN) for shape in shapes[len(results) :]
+        ]
+
+    def _argument(self, rule: Rule, position: int, name: str) -> Array | None:
+        tag = operand_tag(rule, position)
+        if not name or tag is None:
+            return None
+        return np.zeros((), np.int64) if tag == "fill" else self.facts[name].data
+
+    def _as_data(self, node: Node, operand: Labels | Derived | None, others: Sequence[Labels | Derived | None]) -> Labels | None:
+        """A bare parameter moved together with labelled data takes the labels of that data, else it is private."""
+        if not isinstance(operand, Derived):
+            return operand
+        core = np.full((1,) * len(operand.shape), PRIVATE, np.int64)
+        for other in others:
+            if isinstance(other, Labels) and other.core.ndim == core.ndim and bool((other.core > 0).any()):
+                fits = all(c in (1, s) for c, s in zip(other.core.shape, operand.shape, strict=True))
+                core = other.core if fits else core
+                break
+        if self.classes is not None:
+            core = resolve(core, self.classes)
+        self.claim(self.graph.producers[node.outputs[0]], operand, tuple(range(core.ndim)), core)
+        return Labels(operand.shape, core)
+
+    def _combined(self, site: Site, weights: Sequence[Derived]) -> list[Labels | Derived | None] | None:
+        """Parameters combined with parameters: followed where it goes element by element, else their value is private."""
+        shape = site.shapes[0]
+        plain = not (site.bound.mix or site.bound.stat or site.bound.whole) and shape is not None
+        if plain and all(f.startswith("...") for names in site.bound.results[0] or () for f in names):
+            return [elementwise(weights, shape or ())]
+        if any(site.bound.mix) or site.bound.rule.reduce:
+            for derived in weights:
+                self.claim(site.index, derived, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64))
+            return [uniform(s, PRIVATE) for s in site.shapes]
+        return None
+
+    def _site(
+        self,
+        index: int,
+        node: Node,
+        rules: tuple[Rule, ...],
+        operands: Sequence[Labels | Derived | None],
+        shapes: Sequence[tuple[int, ...] | None],
+    ) -> Site:
+        bound = self._bind(node, rules, shapes)
+        self.bounds[index] = bound
+        tail, frontier = index in self.layout.tail, index in self.layout.frontier
+        return Site(index, node, bound, tuple(operands), tuple(shapes), tail, frontier)
+
+    def _bind(self, node: Node, rules: tuple[Rule, ...], shapes: Sequence[tuple[int, ...] | None]) -> Bound:
+        inputs = [self.facts[name].shape if name else None for name in node.inputs]
+        if any(name and shape is None for name, shape in zip(node.inputs, inputs, strict=True)) and None in shapes:
+            raise UnsupportedError(f"{node.title}: the shape of its operands depends on data, in front of an output layer")
+        attributes = dict(self.dialect.attributes(node))
+        for position, name in enumerate(node.inputs):
+            if name and operand_tag(rules[0], position) == "axes" and self.facts[name].data is not None:
+                attributes["axes"] = tuple(int(a) for a in np.ravel(self.facts[name].data))  # type: ignore[arg-type]
+        reasons = []
+        for rule in rules:
+            try:
+                return bind(rule, inputs, list(shapes), attributes)
+            except RuleError as error:
+                reasons.append(str(error))
+        raise UnsupportedError(
+            f"{node.title}: operands of shapes {inputs} fit none of its rules ({reasons[-1]})",
+            hint="add a rule line for it with --rules FILE",
+        )
+
+
+def refuse_unknown(node: Node, rules: tuple[Rule, ...]) -> None:
+    """Raise UnsupportedError for a node that holds a sub-graph, has no rule, or has one that says no."""
+    if rules and rules[0].refuse:
+        raise UnsupportedError(f"{node.title}: {rules[0].refuse}")
+    if node.has_body:
+        raise UnsupportedError(f"{node.title} holds a sub-graph: control flow can't be split", hint="export the network without it")
+    if not rules:
+        raise UnsupportedError(
+            f"{node.title} (version {node.version}): there is no rule for this op, and its axes are never guessed",
+            hint="describe its axes in a line of a rules file and pass it with --rules FILE",
+        )
+
+
+def settle(make: Callable[[Couplings, Ids | None], Pass], decisions: Decisions) -> tuple[Pass, Ids]:
+    """Passes over one set of decisions until the classes stay as they are."""
+    couplings = Couplings()
+    current = make(couplings, None).run()
+    tie(current)
+    classes = couplings.classes(decisions.next_id)
+    while True:
+        current = make(couplings, classes).run()
+        tie(current)
+        after = couplings.classes(decisions.next_id)
+        if len(after) == len(classes) and bool((after == classes).all()):
+            return current, classes
+        classes = after
+
+
+def tie(current: Pass) -> None:
+    """Couple several uses of one parameter index by index."""
+    for claims in current.claims.values():
+        first: dict[tuple[int, ...], Claim] = {}
+        for found in claims:
+            if found.axes in first:
+                current.couplings.add(first[found.axes].core, found.core, found.node)
+            else:
+                first[found.axes] = found

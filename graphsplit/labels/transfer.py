@@ -1,0 +1,304 @@
+"""What one node does to labels, read off its rule alone: which axes pass, mix, make new vertices or are taken whole.
+
+No function here knows the name of an op. Arrays are in *factor space*: one axis for each factor of the bound rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from graphsplit.errors import UnsupportedError
+from graphsplit.graph import Node
+from graphsplit.labels.arrays import (
+    COMMON,
+    OUTPUT,
+    PRIVATE,
+    UNKNOWN,
+    Ids,
+    Labels,
+    from_factors,
+    meet,
+    squeeze_constant_axes,
+    to_factors,
+    uniform,
+)
+from graphsplit.labels.couplings import Couplings, resolve
+from graphsplit.labels.parameters import Derived
+from graphsplit.notation import Bound
+
+
+class Flow(Protocol):
+    """What a transfer needs of the flow that runs it."""
+
+    couplings: Couplings
+    classes: Ids | None
+
+    def mode(self, node: int, kind: str, vertices: Ids) -> str:
+        """How an ambiguous place is to be read: the kind's first choice, until that left a layer too narrow."""
+
+    def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
+        """New vertices for a layer: ids, or the code of a layer that isn't divided."""
+
+    def claim(self, node: int, derived: Derived, axes: tuple[int, ...], core: Ids) -> None:
+        """Say what labels a use gives to the elements of a parameter."""
+
+    def statistic(self, node: int) -> None:
+        """Mark a node that takes statistics over labelled axes: the merged network repeats it."""
+
+    def equal_counts(self, node: int, rows: Ids) -> None:
+        """Ask that each part takes as many vertices out of each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One node as the transfer sees it. `tail`: behind the output layers; `frontier`: its results are read there only."""
+
+    index: int
+    node: Node
+    bound: Bound
+    operands: tuple[Labels | Derived | None, ...]
+    shapes: tuple[tuple[int, ...] | None, ...]
+    tail: bool
+    frontier: bool
+
+
+class Transfer:
+    """The labels of a node's results, and the couplings and claims that it makes on the way."""
+
+    def __init__(self, flow: Flow, site: Site) -> None:
+        self.flow, self.site, bound = flow, site, site.bound
+        self.sizes = dict(bound.sizes)
+        self.order = [f for f, size in self.sizes.items() if size > 1]
+        self.position = {f: i for i, f in enumerate(self.order)}
+        self.result = next((set(_names(axes)) for axes in bound.results if axes is not None), set())
+        self.data: dict[int, Ids] = {}
+        self.parameters: dict[int, Derived] = {}
+        for j, (operand, axes) in enumerate(zip(site.operands, bound.operands, strict=False)):
+            if isinstance(operand, Labels) and axes is not None and bound.tags[j] is None:
+                self.data[j] = self._read(operand, axes)
+            elif isinstance(operand, Derived) and axes is not None:
+                self.parameters[j] = operand
+
+    # -- entry ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> list[Labels]:
+        """Labels of each result, by the node's rule."""
+        weights = {j: p for j, p in self.parameters.items() if self.factors(j) & self.site.bound.mix}
+        out = self._mixed(weights) if weights else self._passed()
+        for j in self.parameters:
+            if j not in weights:
+                self._claim(j, self.factors(j), out)
+        return [self._result(axes, shape, out) for axes, shape in zip(self.site.bound.results, self.site.shapes, strict=True)]
+
+    def factors(self, operand: int) -> set[str]:
+        """The factors of one operand."""
+        return set(_names(self.site.bound.operands[operand] or ()))
+
+    def _read(self, labels: Labels, axes: tuple[tuple[str, ...], ...]) -> Ids:
+        array = to_factors(labels.core, axes, self.sizes, self.order)
+        if self.flow.classes is not None:
+            array = squeeze_constant_axes(resolve(array, self.flow.classes))
+        return array
+
+    def _axes(self, factors: Iterable[str]) -> tuple[int, ...]:
+        return tuple(sorted(self.position[f] for f in factors if f in self.position))
+
+    def _varying(self, array: Ids, factors: Iterable[str]) -> tuple[int, ...]:
+        return tuple(axis for axis in self._axes(factors) if array.shape[axis] > 1)
+
+    # -- activations only, and parameters that meet them element by element ---------------------------------------------
+
+    def _passed(self) -> Ids:
+        """Results that take their labels from the operands: elementwise ops, norms, pools, contractions of activations."""
+        new = self._new_factors()
+        out = np.full((1,) * len(self.order), COMMON, np.int64)
+        contracted = self._contracted()
+        for j, array in self.data.items():
+            part = self._reduced(j, array, contracted)
+            self.flow.couplings.add(out, part, self.site.index)
+            out = meet(out, part)
+        if new:
+            ids = self._fresh(new, out)
+            self.flow.couplings.add(out, ids, self.site.index)
+            return ids
+        if self.parameters:
+            return self._behind_parameters(out)
+        return out
+
+    def _behind_parameters(self, out: Ids) -> Ids:
+        """A parameter makes common data private; behind the output layers only a sum may hold one, and stays an output."""
+        made = OUTPUT if self.site.tail else PRIVATE
+        return np.where(out == COMMON, made, out)
+
+    def _contracted(self) -> frozenset[str]:
+        """Factors that make atoms: contracted between two labelled activations, or always whole."""
+        found = set(self.site.bound.whole)
+        for factor in self.site.bound.mix:
+            holders = [a for j, a in self.data.items() if factor in self.factors(j)]
+            if len(holders) > 1 and all(bool((a > 0).any()) for a in holders):
+                found.add(factor)
+        return frozenset(found)
+
+    def _reduced(self, operand: int, array: Ids, contracted: frozenset[str]) -> Ids:
+        """One operand's labels over the factors of the result."""
+        factors = self.factors(operand)
+        atoms = self._varying(array, factors & contracted)
+        if atoms:
+            self.flow.couplings.along(array, atoms, self.site.index)
+            array = array.max(axis=atoms, keepdims=True)
+        gone = factors - self.result
+        return self._statistic(operand, array, (factors & self.site.bound.stat) | gone, gone)
+
+    def _statistic(self, operand: int, array: Ids, over: set[str], gone: set[str]) -> Ids:
+        """Take a statistic over some factors; those that are `gone` are not in the result."""
+        varying = self._varying(array, over)
+        if not varying:
+            return array
+        if not (array > 0).any():
+            return array.min(axis=self._varying(array, gone), keepdims=True)
+        rows = tuple(a for a, size in enumerate(array.shape) if size > 1 and a not in varying)
+        if rows and self.flow.classes is not None:
+            if self.flow.mode(self.site.index, "group", array) == "atomic":
+                self.flow.couplings.along(array, varying, self.site.index)
+                return array.max(axis=self._varying(array, gone), keepdims=True)
+            self.flow.equal_counts(self.site.index, _rows(array, rows))
+        if self.flow.classes is not None:
+            self.flow.statistic(self.site.index)
+        return self._collapsed(array, self._varying(array, gone))
+
+    def _collapsed(self, array: Ids, axes: tuple[int, ...]) -> Ids:
+        if not axes:
+            return array
+        low, high = array.min(axis=axes, keepdims=True), array.max(axis=axes, keepdims=True)
+        several = UNKNOWN if self.flow.classes is None else PRIVATE
+        return np.where(low == high, low, np.where(low == UNKNOWN, UNKNOWN, several))
+
+    # -- activations mixed by weights ---------------------------------------------------------------------------------
+
+    def _mixed(self, weights: dict[int, Derived]) -> Ids:
+        """Sums of weighted inputs: the input axis of the weight belongs to the data, its output axis makes vertices."""
+        of_weights = set().union(*(self.factors(j) for j in weights))
+        out: Ids | None = None
+        others = np.full((1,) * len(self.order), COMMON, np.int64)
+        for j, array in self.data.items():
+            if not self.factors(j) & self.site.bound.mix:
+                others = self._join(others, self._reduced(j, array, frozenset()))
+                continue
+            array = self._one_label_a_column(j, array, of_weights)
+            shared = self._varying(array, self.factors(j) - of_weights)
+            if shared:
+                return self._shared_weight(weights, array)
+            self._claim_inputs(weights, j, array)
+            out = self._outputs(array, self.factors(j) & of_weights & self.result)
+        assert out is not None, f"{self.site.node.title} mixes parameters only"
+        out = self._join(out, others)
+        for j in weights:
+            self._claim(j, self.factors(j) & self.result, out)
+        return out
+
+    def _join(self, a: Ids, b: Ids) -> Ids:
+        self.flow.couplings.add(a, b, self.site.index)
+        return meet(a, b)
+
+    def _one_label_a_column(self, operand: int, array: Ids, of_weights: set[str]) -> Ids:
+        """Settle labels that change along an axis on which the weight doesn't: they share its columns."""
+        mix, node = self.site.bound.mix, self.site.index
+        loose = self._varying(array, self.factors(operand) - of_weights)
+        columns = self._varying(array, mix)
+        if not loose:
+            return array
+        if not (array > 0).any():
+            return array.min(axis=loose, keepdims=True)
+        gone = tuple(a for a in loose if self.order[a] not in self.result)
+        if gone and not columns:
+            raise UnsupportedError(
+                f"{self.site.node.title}: vertices lie along a spatial axis that changes its size here",
+                hint="--keep the layer that makes them, so that each part has all of it",
+            )
+        if not columns:
+            return array
+        if self.flow.classes is None:
+            return np.full((1,) * len(self.order), UNKNOWN, np.int64)
+        if gone or self.flow.mode(node, "columns", array) == "columns":
+            self.flow.couplings.along(array, loose, node)
+            return array.max(axis=loose, keepdims=True)
+        self.flow.couplings.along(array, columns, node)
+        return array.max(axis=columns, keepdims=True)
+
+    def _shared_weight(self, weights: dict[int, Derived], array: Ids) -> Ids:
+        """A weight used alike by several vertices: it is duplicated, and the vertices pass."""
+        out = self._statistic(-1, array, set(self.site.bound.stat), set())
+        private = np.full((1,) * len(self.order), PRIVATE, np.int64)
+        for j in weights:
+            self._claim(j, self.factors(j), private)
+        return np.where(out == COMMON, PRIVATE, out)
+
+    def _claim_inputs(self, weights: dict[int, Derived], operand: int, array: Ids) -> None:
+        for j in weights:
+            shared = self.factors(j) & self.factors(operand)
+            if shared & self.site.bound.mix:
+                self._claim(j, shared, array)
+
+    def _outputs(self, array: Ids, grouping: set[str]) -> Ids:
+        """The vertices behind a contraction; those of one group are coupled with its inputs, unless groups are kept."""
+        groups = self._varying(array, grouping) if (array > 0).any() else ()
+        columns = self._varying(array, self.site.bound.mix)
+        keeps = bool(groups) and bool(columns) and (
+            self.site.frontier or self.flow.mode(self.site.index, "group", array) == "keep"
+        )
+        ids = self._fresh(self._new_factors() | {self.order[a] for a in groups}, array, keeps or not groups)
+        if keeps:
+            self.flow.equal_counts(self.site.index, _rows(array, groups))
+            self.flow.equal_counts(self.site.index, _rows(ids, groups))
+        elif groups:
+            self.flow.couplings.along(array, columns, self.site.index)
+            self.flow.couplings.add(array.max(axis=columns, keepdims=True), ids, self.site.index)
+        return ids
+
+    def _new_factors(self) -> set[str]:
+        """Factors of a parameter and the result alone: they make vertices. A broadcast axis doesn't."""
+        of_data = set().union(*(self.factors(j) for j in self.data)) if self.data else set()
+        found = set().union(*(self.factors(j) for j in self.parameters)) if self.parameters else set()
+        return {f for f in (found & self.result) - of_data if not f.startswith("...")}
+
+    def _fresh(self, factors: set[str], data: Ids, may_be_output: bool = True) -> Ids:
+        factors = factors | {f for f in self._new_factors()}
+        if not self.site.bound.mix:
+            factors |= {self.order[a] for a in self._varying(data, self.result)}
+            may_be_output = may_be_output and not (data > 0).any()
+        shape = tuple(self.sizes[f] if f in factors else 1 for f in self.order)
+        ids = self.flow.fresh(self.site.index, shape, self.site.frontier and may_be_output)
+        return squeeze_constant_axes(ids)
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
+    def _claim(self, operand: int, factors: set[str], array: Ids) -> None:
+        """Give the labels of `array` to a parameter, along those of its axes that hold `factors`."""
+        axes = self.site.bound.operands[operand]
+        assert axes is not None
+        own = self.factors(operand)
+        array = self._collapsed(array, self._varying(array, set(self.order) - own))
+        core = from_factors(array, axes, self.sizes, self.order)
+        touched = tuple(a for a, names in enumerate(axes) if set(names) & factors)
+        self.flow.claim(self.site.index, self.parameters[operand], touched, core)
+
+    def _result(self, axes: tuple[tuple[str, ...], ...] | None, shape: tuple[int, ...] | None, out: Ids) -> Labels:
+        if axes is None or shape is None:
+            return uniform(shape, int(out.min()) if out.max() <= 0 else UNKNOWN if self.flow.classes is None else PRIVATE)
+        reduced = self._collapsed(out, self._varying(out, set(self.order) - set(_names(axes))))
+        return Labels(shape, squeeze_constant_axes(from_factors(reduced, axes, self.sizes, self.order)))
+
+
+def _names(axes: Sequence[tuple[str, ...]]) -> list[str]:
+    return [f for names in axes for f in names]
+
+
+def _rows(array: Ids, rows: tuple[int, ...]) -> Ids:
+    """The array as a matrix: one row for each position on the axes `rows`."""
+    rest = tuple(a for a in range(array.ndim) if a not in rows)
+    turned = array.transpose(rows + rest)
+    return turned.reshape(int(np.prod([array.shape[a] for a in rows])), -1)

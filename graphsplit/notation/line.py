@@ -1,0 +1,348 @@
+"""The notation of rule lines: the parsed form, its normal form in print, and the parser.
+
+    line      = key [ operands "->" results ] { "|" qualifier }
+    key       = [ domain "::" ] op [ "@" version ] [ "[" attribute "=" value { "," attribute "=" value } "]" ]
+    operands  = [ operand { "," operand } ]             (results likewise, at least one)
+    operand   = "_" | "#" [ tag ] | "()" | axis { axis }     with "+" behind "_", "#" or "...": one or more of these
+    axis      = factor | "*" word | "..." | "(" factor { factor } ")"
+    factor    = word | number
+
+Only a line that says `refuse` may leave out its operands and results: it then fits every node of its op.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NoReturn
+
+from graphsplit.errors import RuleError
+
+TAGS = ("", "axes", "ends", "index", "repeats", "shape", "sizes", "starts", "steps")
+ELLIPSIS = "..."
+
+_KEY = re.compile(r"(?:([A-Za-z][\w.]*)::)?([A-Za-z_][\w.]*)(?:@(\d+))?(\[[^\]]*\])?(?=[\s|]|$)")
+_GUARD = re.compile(r"\s*([A-Za-z_]\w*)=([\w.-]+)\s*")
+_FACTOR = re.compile(r"[A-Za-z]\w*|[1-9]\d*(?!\w)")
+_NAME = re.compile(r"\.\.\.|[A-Za-z]\w*")
+_PLACE = re.compile(r"(\.\.\.|[A-Za-z]\w*)=([A-Za-z_]\w*):(-?\d+)")
+_COUNT = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*)")
+_FLAGS = ("sum", "move", "reduce", "equation", "opaque", "draws")
+_QUALIFIERS = ("mix", "whole", "stat", *_FLAGS, "at", "set", "refuse")
+_NEEDS_NO_AXES = ("move", "reduce", "equation", "opaque", "draws", "refuse")
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What an axis is made of: a letter, a bundle of zero or more axes (`many`), or a number of fixed `size`."""
+
+    name: str
+    many: bool = False
+    size: int | None = None
+
+    def __str__(self) -> str:
+        return f"*{self.name}" if self.many and self.name != ELLIPSIS else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One operand or result. `axes` is None for `_` and for arguments, `tag` is None for data."""
+
+    axes: tuple[tuple[Factor, ...], ...] | None
+    tag: str | None = None
+    repeated: bool = False
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """All factors in the order of the line."""
+        return tuple(factor for axis in self.axes or () for factor in axis)
+
+    def __str__(self) -> str:
+        if self.tag is not None:
+            text = f"#{self.tag}"
+        elif self.axes is None:
+            text = "_"
+        else:
+            axes = (str(axis[0]) if len(axis) == 1 else f"({' '.join(map(str, axis))})" for axis in self.axes)
+            text = " ".join(axes) or "()"
+        return text + "+" * self.repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One parsed line. `line` is its normal form, which parses to an equal rule."""
+
+    op: str
+    domain: str = ""
+    since: int = 1
+    guard: tuple[tuple[str, int | str], ...] = ()
+    operands: tuple[Operand, ...] = ()
+    results: tuple[Operand, ...] = ()
+    mix: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
+    stat: frozenset[str] = frozenset()
+    move: bool = False
+    reduce: bool = False
+    equation: bool = False
+    opaque: bool = False
+    additive: bool = False
+    draws: bool = False
+    refuse: str = ""
+    at: tuple[tuple[str, str, int], ...] = ()
+    counts: tuple[tuple[str, str], ...] = ()
+    line: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", _print(self))
+
+    def __str__(self) -> str:
+        return self.line
+
+    def __hash__(self) -> int:
+        return hash(self.line)
+
+
+def _print(rule: Rule) -> str:
+    """The normal form: single spaces, sorted guard, qualifiers in a fixed order, factors as they first occur."""
+    key = f"{rule.domain}::{rule.op}" if rule.domain else rule.op
+    if rule.since != 1:
+        key += f"@{rule.since}"
+    if rule.guard:
+        key += f"[{','.join(f'{name}={value}' for name, value in rule.guard)}]"
+    text = key
+    if rule.results:
+        text += (
+            f"{' ' * bool(rule.operands)}{', '.join(map(str, rule.operands))} -> {', '.join(map(str, rule.results))}"
+        )
+    order = dict.fromkeys(factor.name for operand in rule.operands for factor in operand.factors)
+    for word, names in (("mix", rule.mix), ("whole", rule.whole), ("stat", rule.stat)):
+        if names:
+            text += f" | {word} {' '.join(name for name in order if name in names)}"
+    flags = (rule.additive, rule.move, rule.reduce, rule.equation, rule.opaque, rule.draws)
+    text += "".join(f" | {word}" for word, held in zip(_FLAGS, flags, strict=True) if held)
+    if rule.at:
+        text += " | at " + " ".join(f"{factor}={attribute}:{default}" for factor, attribute, default in rule.at)
+    if rule.counts:
+        text += " | set " + " ".join(f"{attribute}={factor}" for attribute, factor in rule.counts)
+    return text + (f" | refuse {rule.refuse}" if rule.refuse else "")
+
+
+def parse(line: str) -> Rule:
+    """The rule that a line says. Raises RuleError with the column and what was expected there."""
+    head, *tail = _pieces(line, "|", 0, len(line))
+    key = _KEY.match(line, head[0])
+    if not key:
+        _fail(line, head[0], "expected an op such as Conv, com.microsoft::Gelu, Softmax@13 or Gemm[transB=1]")
+    domain, op, since, guard = key.groups()
+    if since == "0":
+        _fail(line, key.start(3), "expected a version of 1 or more")
+    qualifiers = _qualifiers(line, tail)
+    operands, results = _sides(line, key.end(), head[1], "refuse" in qualifiers)
+    check = _Check(line, operands, results)
+    for start, end in check.unnamed(qualifiers):
+        _fail(line, start, f"'_' has no axes: expected one of the qualifiers {', '.join(_NEEDS_NO_AXES)}", end)
+    letters = {word: check.names(word, qualifiers.get(word)) for word in ("mix", "whole", "stat")}
+    flags = {word: word in qualifiers for word in _FLAGS}
+    return Rule(
+        op=op,
+        domain="" if domain in (None, "ai.onnx") else domain,
+        since=int(since or 1),
+        guard=_guard(line, key.start(4), key.end(4)) if guard else (),
+        operands=tuple(operand for operand, _ in operands),
+        results=tuple(operand for operand, _ in results),
+        additive=flags.pop("sum"),
+        at=check.places(qualifiers.get("at")),
+        counts=check.sizes(qualifiers.get("set")),
+        refuse=line[slice(*qualifiers["refuse"])] if "refuse" in qualifiers else "",
+        **letters,  # type: ignore[arg-type]
+        **flags,  # type: ignore[arg-type]
+    )
+
+
+Span = tuple[int, int]
+Found = list[tuple[Operand, Span]]
+
+
+def _fail(line: str, column: int, expected: str, end: int | None = None) -> NoReturn:
+    """Raise the parser's error. `column` counts from 0 here and from 1 in the message."""
+    found = re.split(r"[|,\s]", line[column:end].strip(), maxsplit=1)[0]
+    where = f"found {found!r}" if found else "found nothing"
+    raise RuleError(f"rule line {line.strip()!r}, column {column + 1}: {expected}, {where}")
+
+
+def _pieces(line: str, mark: str, start: int, end: int) -> list[Span]:
+    """The spans between marks, without the blanks around them."""
+    spans = []
+    for piece in line[start:end].split(mark):
+        blank = len(piece) - len(piece.lstrip())
+        spans.append((start + blank if piece.strip() else start, start + len(piece.rstrip())))
+        start += len(piece) + len(mark)
+    return spans
+
+
+def _guard(line: str, start: int, end: int) -> tuple[tuple[str, int | str], ...]:
+    """The attributes and values between brackets, sorted."""
+    found: dict[str, int | str] = {}
+    for begin, stop in _pieces(line, ",", start + 1, end - 1):
+        match = _GUARD.fullmatch(line, begin, stop)
+        if not match or match[1] in found:
+            _fail(line, begin, "expected attribute=value, each attribute once", stop)
+        found[match[1]] = int(match[2]) if re.fullmatch(r"-?\d+", match[2]) else match[2]
+    return tuple(sorted(found.items()))
+
+
+def _qualifiers(line: str, spans: Iterable[Span]) -> dict[str, Span]:
+    """Where the text behind each qualifier's word lies."""
+    found: dict[str, Span] = {}
+    for start, end in spans:
+        word = (line[start:end].split() or [""])[0]
+        if word not in _QUALIFIERS:
+            _fail(line, start, f"expected a qualifier ({', '.join(_QUALIFIERS)})", end)
+        if word in found:
+            _fail(line, start, f"expected {word!r} once", end)
+        text = line[start + len(word) : end]
+        begin = end - len(text.lstrip())
+        if word in _FLAGS and begin != end:
+            _fail(line, begin, f"expected nothing behind {word!r}", end)
+        if word not in _FLAGS and begin == end:
+            _fail(line, begin, f"expected something behind {word!r}", end)
+        found[word] = (begin, end)
+    return found
+
+
+def _sides(line: str, start: int, end: int, refused: bool) -> tuple[Found, Found]:
+    """Operands and results with their spans."""
+    if refused and not line[start:end].strip():
+        return [], []
+    sides = _pieces(line, "->", start, max(start, end))
+    if len(sides) != 2:
+        _fail(line, sides[2][0] if len(sides) > 2 else end, "expected operands, one '->', and results", end)
+    (begin, middle), (behind, stop) = sides
+    operands = _side(line, begin, middle) if line[begin:middle].strip() else []
+    return operands, _side(line, behind, stop)
+
+
+def _side(line: str, start: int, end: int) -> Found:
+    """The operands of one side of the arrow."""
+    spans = _pieces(line, ",", start, end)
+    found = [(_operand(line, *span), span) for span in spans]
+    for operand, (begin, stop) in found[:-1]:
+        if operand.repeated:
+            _fail(line, begin, "expected the operand with '+' to be the last", stop)
+    return found
+
+
+def _operand(line: str, start: int, end: int) -> Operand:
+    text = line[start:end]
+    repeated = text.endswith("+")
+    if repeated:
+        text = text[:-1].rstrip()
+    if text.startswith("#"):
+        if text[1:] not in TAGS:
+            _fail(line, start, f"expected an argument: {', '.join(f'#{tag}' for tag in TAGS)}", end)
+        return Operand(None, text[1:], repeated)
+    if text == "_":
+        return Operand(None, repeated=repeated)
+    if repeated and text != ELLIPSIS:
+        _fail(line, start, "expected '+' behind '_', '#' or '...' alone", end)
+    if re.fullmatch(r"\(\s*\)", text):
+        return Operand(())
+    axes: list[tuple[Factor, ...]] = []
+    stop, position = start + len(text), start
+    seen: set[str] = set()
+    while position < stop or not axes:
+        axis, after = _axis(line, position, stop)
+        for factor in axis:
+            if factor.name in seen:
+                _fail(line, position, f"expected each factor once in an operand, {factor.name!r} is there twice", stop)
+            seen.add(factor.name)
+        axes.append(axis)
+        position = after + len(line[after:stop]) - len(line[after:stop].lstrip())
+    return Operand(tuple(axes), repeated=repeated)
+
+
+def _axis(line: str, position: int, stop: int) -> tuple[tuple[Factor, ...], int]:
+    """The axis that starts at `position`, and where it ends."""
+    if line.startswith(ELLIPSIS, position, stop):
+        return (Factor(ELLIPSIS, many=True),), position + len(ELLIPSIS)
+    many = line.startswith("*", position, stop)
+    if line.startswith("(", position, stop):
+        close = line.find(")", position, stop)
+        if close < 0:
+            _fail(line, position, "expected ')' behind the factors of a composite axis", stop)
+        words = [(m.start(), m.end()) for m in re.compile(r"\S+").finditer(line, position + 1, close)]
+        for begin, end in words or [(position + 1, position + 1)]:
+            if not _FACTOR.fullmatch(line, begin, end):
+                _fail(line, begin, "expected a letter, a word or a number in a composite axis", close)
+        return tuple(_factor(line[begin:end]) for begin, end in words), close + 1
+    match = _FACTOR.match(line, position + many, stop)
+    if not match or (many and match[0].isdigit()):
+        _fail(line, position, "expected an axis: a letter or word, *bundle, ..., a number or (composite)", stop)
+    return (Factor(match[0], many=True) if many else _factor(match[0]),), match.end()
+
+
+def _factor(word: str) -> Factor:
+    return Factor(str(int(word)), size=int(word)) if word.isdigit() else Factor(word)
+
+
+class _Check:
+    """Qualifiers read against the factors that the operands and results hold."""
+
+    def __init__(self, line: str, operands: Found, results: Found) -> None:
+        self.line, self.operands, self.results = line, operands, results
+        self.read = {factor.name: factor for operand, _ in operands for factor in operand.factors}
+        self.made = {factor.name: factor for operand, _ in results for factor in operand.factors}
+        for operand, span in (*operands, *results):
+            for factor in operand.factors:
+                other = self.read.get(factor.name, self.made.get(factor.name))
+                if other != factor:
+                    _fail(line, span[0], f"expected {factor.name!r} to be a letter or a bundle, not both", span[1])
+
+    def unnamed(self, qualifiers: dict[str, Span]) -> list[Span]:
+        """The operands `_` of a rule that has to name its axes."""
+        if any(word in qualifiers for word in _NEEDS_NO_AXES) or all(r.tag is not None for r, _ in self.results):
+            return []
+        return [span for operand, span in self.operands if operand.axes is None and operand.tag is None]
+
+    def names(self, word: str, span: Span | None) -> frozenset[str]:
+        """The factors behind mix, whole or stat: of an operand, and those behind mix of no result."""
+        expected = "a factor of an operand and of no result" if word == "mix" else "a factor of an operand"
+        found = set()
+        for begin, match in self._words(span, _NAME, f"expected {expected} behind {word!r}"):
+            name = match[0]
+            if name not in self.read or (word == "mix" and name in self.made):
+                _fail(self.line, begin, f"expected {expected} behind {word!r}", match.end())
+            found.add(name)
+        return frozenset(found)
+
+    def places(self, span: Span | None) -> tuple[tuple[str, str, int], ...]:
+        """The entries behind `at`: each a factor that is an axis by itself in an operand."""
+        expected = "expected factor=attribute:default, the factor an axis by itself in an operand"
+        own = {axis[0].name for operand, _ in self.operands for axis in operand.axes or () if len(axis) == 1}
+        found = []
+        for begin, match in self._words(span, _PLACE, expected):
+            if match[1] not in own:
+                _fail(self.line, begin, expected, match.end())
+            found.append((match[1], match[2], int(match[3])))
+        return tuple(found)
+
+    def sizes(self, span: Span | None) -> tuple[tuple[str, str], ...]:
+        """The entries behind `set`: each an attribute and the factor whose size it holds."""
+        expected = "expected attribute=factor, the factor a letter of the line"
+        found = []
+        for begin, match in self._words(span, _COUNT, expected):
+            factor = self.read.get(match[2], self.made.get(match[2]))
+            if factor is None or factor.many:
+                _fail(self.line, begin, expected, match.end())
+            found.append((match[1], match[2]))
+        return tuple(found)
+
+    def _words(self, span: Span | None, pattern: re.Pattern[str], expected: str) -> Iterable[tuple[int, re.Match[str]]]:
+        fail: Callable[..., NoReturn] = partial(_fail, self.line)
+        for word in re.compile(r"\S+").finditer(self.line, *(span or (0, 0))):
+            match = pattern.fullmatch(self.line, word.start(), word.end())
+            if not match:
+                fail(word.start(), expected, word.end())
+            yield word.start(), match

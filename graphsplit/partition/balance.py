@@ -1,0 +1,144 @@
+"""How many atoms of each family every part gets: evenly, and where layers or groups ask for it, solved as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from graphsplit.errors import PlanError
+from graphsplit.labels.arrays import Ids
+from graphsplit.partition.families import Structure
+
+Shares = npt.NDArray[np.float64]
+
+
+def counts(structure: Structure, shares: Shares, describe: Sequence[str]) -> Ids:
+    """Atoms of each family for each part, shape (families, parts).
+
+    `shares` sum to 1; `describe` names the node of each equal-count constraint for a refusal.
+    Raises PlanError when no whole numbers satisfy every layer and every group.
+    """
+    sizes = np.array([len(f.atoms) for f in structure.families], np.int64)
+    exact = sizes[:, None] * shares[None, :]
+    found = np.floor(exact + 1e-9).astype(np.int64)
+    if not (found.sum(axis=1) == sizes).all():
+        found = _remainders(structure, sizes, found, shares)
+    if _feasible(structure, found):
+        return found
+    solved = _solve(structure, sizes, exact, slack=1)
+    if solved is None:
+        solved = _solve(structure, sizes, exact, slack=None)
+    if solved is None:
+        nodes = ", ".join(dict.fromkeys(describe)) or "the layers"
+        raise PlanError(
+            f"the vertices can't be divided into {shares.size} parts: no whole numbers satisfy the equal counts of {nodes}",
+            hint="try another -k, or --keep one of these layers undivided",
+        )
+    return solved
+
+
+def _remainders(structure: Structure, sizes: Ids, found: Ids, shares: Shares) -> Ids:
+    """Give left-over atoms, one at a time, to the part whose layers are furthest below their share."""
+    found = found.copy()
+    layers = len(structure.layers)
+    by_family: dict[int, tuple[Ids, Ids]] = {}
+    order = np.argsort(structure.usage[:, 0], kind="stable")
+    usage = structure.usage[order]
+    bounds = np.searchsorted(usage[:, 0], np.arange(len(sizes) + 1))
+    for f in range(len(sizes)):
+        mine = usage[bounds[f] : bounds[f + 1]]
+        by_family[f] = (mine[:, 1], mine[:, 2])
+    load = np.zeros((layers, shares.size))
+    total = np.zeros(layers)
+    for f in range(len(sizes)):
+        which, often = by_family[f]
+        load[which] += often[:, None] * found[f][None, :]
+        total[which] += often * sizes[f]
+    for f in range(len(sizes)):
+        which, often = by_family[f]
+        taken = np.zeros(shares.size, np.int64)
+        for _ in range(int(sizes[f] - found[f].sum())):
+            empty = (load[which] == 0).sum(axis=0)
+            missing = total[which][:, None] * shares[None, :] - load[which]
+            need = (missing / total[which][:, None]).sum(axis=0) + 1e3 * empty - 1e6 * taken
+            part = int(np.argmax(np.round(need, 9)))
+            found[f, part] += 1
+            taken[part] += 1
+            load[which, part] += often
+    return found
+
+
+def _feasible(structure: Structure, found: Ids) -> bool:
+    load = np.zeros((len(structure.layers), found.shape[1]), np.int64)
+    np.add.at(load, structure.usage[:, 1], structure.usage[:, 2:3] * found[structure.usage[:, 0]])
+    if not (load > 0).all():
+        return False
+    for constraint in np.unique(structure.rows[:, 1]):
+        mine = structure.rows[structure.rows[:, 1] == constraint]
+        height = int(mine[:, 2].max()) + 1
+        taken = np.zeros((height, found.shape[1]), np.int64)
+        np.add.at(taken, mine[:, 2], mine[:, 3:4] * found[mine[:, 0]])
+        if not ((taken == taken[:1]).all() and (taken > 0).all()):
+            return False
+    return True
+
+
+def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], slack: int | None) -> Ids | None:
+    """Whole numbers as near to the exact shares as the constraints let them be, by mixed-integer programming."""
+    families, parts = exact.shape
+    variables = families * parts
+    entries: list[tuple[int, int, float]] = []
+    lower: list[float] = []
+    upper: list[float] = []
+
+    def add(terms: list[tuple[int, float]], low: float, high: float) -> None:
+        entries.extend((len(lower), column, value) for column, value in terms)
+        lower.append(low)
+        upper.append(high)
+
+    for f in range(families):
+        add([(f * parts + p, 1.0) for p in range(parts)], float(sizes[f]), float(sizes[f]))
+    for layer in range(len(structure.layers)):
+        mine = structure.usage[structure.usage[:, 1] == layer]
+        for p in range(parts):
+            add([(int(f) * parts + p, float(n)) for f, _, n in mine], 1.0, np.inf)
+    for constraint in np.unique(structure.rows[:, 1]):
+        mine = structure.rows[structure.rows[:, 1] == constraint]
+        first = mine[mine[:, 2] == 0]
+        for row in range(int(mine[:, 2].max()) + 1):
+            here = mine[mine[:, 2] == row]
+            for p in range(parts):
+                plus = [(int(f) * parts + p, float(n)) for f, _, _, n in here]
+                if row == 0:
+                    add(plus, 1.0, np.inf)
+                else:
+                    add(plus + [(int(f) * parts + p, -float(n)) for f, _, _, n in first], 0.0, 0.0)
+    for f in range(families):  # deviation >= |count - exact|, which the objective sums
+        for p in range(parts):
+            v = f * parts + p
+            add([(variables + v, 1.0), (v, -1.0)], -float(exact[f, p]), np.inf)
+            add([(variables + v, 1.0), (v, 1.0)], float(exact[f, p]), np.inf)
+    rows, columns, values = zip(*entries, strict=True)
+    matrix = coo_array((values, (rows, columns)), shape=(len(lower), 2 * variables)).tocsr()
+    flat = exact.ravel()
+    low = np.zeros(2 * variables)
+    high = np.concatenate([np.repeat(sizes, parts).astype(float), np.full(variables, np.inf)])
+    if slack is not None:
+        low[:variables] = np.maximum(0, np.floor(flat + 1e-9) - slack)
+        high[:variables] = np.minimum(high[:variables], np.ceil(flat - 1e-9) + slack)
+    whole = np.concatenate([np.ones(variables), np.zeros(variables)])
+    goal = np.concatenate([np.zeros(variables), np.ones(variables)])
+    result = milp(
+        goal,
+        integrality=whole,
+        bounds=Bounds(low, high),
+        constraints=LinearConstraint(matrix, lower, upper),
+        options={"time_limit": 60.0},
+    )
+    if result.x is None:
+        return None
+    return np.round(result.x[:variables]).astype(np.int64).reshape(families, parts)

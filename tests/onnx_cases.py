@@ -1,0 +1,201 @@
+"""Examples of ONNX ops to hold the rule tables against: onnx's own node tests, and ours where those are too small."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.backend.test.case.node import collect_testcases
+from onnx.reference import ReferenceEvaluator
+
+from graphsplit.errors import RuleError
+from graphsplit.notation import Bound, Rule, bind
+from graphsplit.rules import registry
+
+Array = npt.NDArray[np.generic]
+
+UNFITTED = {"test_einsum_batch_diagonal": "a letter twice in one operand (a diagonal) is no axis of its own"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of onnx's examples: a model of one node with its inputs and outputs."""
+
+    name: str
+    model: onnx.ModelProto
+    version: int
+    attributes: Mapping[str, object]
+    inputs: tuple[Array | None, ...]
+    outputs: tuple[Array | None, ...]
+
+    @property
+    def node(self) -> onnx.NodeProto:
+        return self.model.graph.node[0]
+
+
+@cache
+def onnx_cases() -> tuple[Case, ...]:
+    """All examples with one node of the default domain. An absent or non-tensor value is None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect_testcases(None)  # type: ignore[no-untyped-call,arg-type]
+    return tuple(case for item in found if (case := _case(item.name, item.model, item.data_sets)))
+
+
+def _case(name: str, model: onnx.ModelProto | None, data_sets: object) -> Case | None:
+    if model is None or not data_sets or len(model.graph.node) != 1 or model.graph.node[0].domain:
+        return None
+    node, opset = model.graph.node[0], {entry.domain: entry.version for entry in model.opset_import}[""]
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    read = onnx.helper.get_attribute_value
+    attributes = {n: read(a.default_value) for n, a in schema.attributes.items() if a.default_value.name}
+    attributes |= {a.name: read(a) for a in node.attribute}
+    inputs, outputs = data_sets[0]  # type: ignore[index]
+    values = dict(zip((v.name for v in model.graph.input), inputs, strict=False))
+    values |= zip((v.name for v in model.graph.output), outputs, strict=False)
+
+    def array(value: str) -> Array | None:
+        held = values.get(value)
+        if held is None or isinstance(held, (list, dict)):
+            return None
+        return onnx.numpy_helper.to_array(held) if isinstance(held, onnx.TensorProto) else np.asarray(held)
+
+    found = tuple(map(array, node.input)), tuple(map(array, node.output))
+    return Case(name, model, schema.since_version, attributes, *found)
+
+
+def fit(rules: tuple[Rule, ...], case: Case) -> Bound:
+    """The first alternative that fits. Raises the last one's RuleError."""
+    shapes = (
+        [None if a is None else a.shape for a in case.inputs],
+        [None if a is None else a.shape for a in case.outputs],
+    )
+    for rule in rules:
+        tags = {o.tag: a for o, a in zip(rule.operands, case.inputs, strict=False) if a is not None}
+        known = {"axes": tags["axes"]} if "axes" in tags else {}
+        try:
+            return bind(rule, *shapes, {**case.attributes, **known})
+        except RuleError as error:
+            last = error
+    raise last
+
+
+# op, opset, attributes, inputs (a shape stands for random numbers, a list for these integers), number of outputs
+OWN: list[tuple[str, int, dict[str, object], list[tuple[int, ...] | list[int] | Array | None], int]] = [
+    ("Conv", 11, {}, [(2, 4, 5, 5), (6, 4, 3, 3), (6,)], 1),
+    ("Conv", 22, {"group": 2, "pads": [1, 1]}, [(2, 4, 5), (6, 2, 3), (6,)], 1),
+    ("Conv", 11, {"group": 4}, [(2, 4, 5, 5), (8, 1, 3, 3), None], 1),
+    ("Conv", 1, {}, [(2, 4, 3, 3, 3), (2, 4, 2, 2, 2)], 1),
+    ("ConvTranspose", 11, {}, [(2, 4, 5, 5), (4, 6, 3, 3), (6,)], 1),
+    ("ConvTranspose", 11, {"group": 2, "strides": [2, 2]}, [(2, 4, 3, 3), (4, 3, 2, 2), (6,)], 1),
+    ("Gemm", 13, {"transB": 1}, [(2, 4), (6, 4), (6,)], 1),
+    ("Gemm", 9, {"transA": 1, "alpha": 0.5}, [(4, 2), (4, 6), (2, 6)], 1),
+    ("Gemm", 13, {"transA": 1, "transB": 1}, [(4, 2), (6, 4), ()], 1),
+    ("Gemm", 13, {}, [(2, 4), (4, 6), (1, 6)], 1),
+    ("MatMul", 13, {}, [(2, 1, 4, 6), (3, 6, 4)], 1),
+    ("MatMul", 13, {}, [(6,), (2, 6, 4)], 1),
+    ("MatMul", 13, {}, [(2, 4, 6), (6,)], 1),
+    ("MatMul", 13, {}, [(6,), (6,)], 1),
+    ("Einsum", 12, {"equation": "bhqd,bhkd->bhqk"}, [(2, 2, 3, 4), (2, 2, 5, 4)], 1),
+    ("BatchNormalization", 9, {}, [(2, 4, 3), (4,), (4,), (4,), np.full(4, 2.0, np.float32)], 1),
+    ("GroupNormalization", 21, {"num_groups": 4}, [(2, 8, 3), (8,), (8,)], 1),
+    ("InstanceNormalization", 6, {}, [(2, 4, 5), (4,), (4,)], 1),
+    ("LayerNormalization", 17, {"axis": 1}, [(4, 3, 2), (3, 2), (3, 2)], 3),
+    ("Softmax", 11, {"axis": 2}, [(4, 2, 3)], 1),
+    ("LogSoftmax", 13, {"axis": 0}, [(4, 2, 3)], 1),
+    ("AveragePool", 11, {"kernel_shape": [2, 2]}, [(2, 4, 5, 5)], 1),
+    ("MaxPool", 12, {"kernel_shape": [2]}, [(2, 4, 5)], 1),
+    ("Resize", 13, {}, [(2, 4, 3, 3), None, np.float32([1, 1, 2, 2])], 1),
+    ("Resize", 13, {}, [(2, 4, 3, 3), None, None, [2, 4, 5, 5]], 1),
+    ("Upsample", 9, {}, [(2, 4, 3, 3), np.float32([1, 1, 2, 2])], 1),
+    ("Col2Im", 18, {}, [(2, 12, 4), [3, 3], [2, 2]], 1),
+    ("CumSum", 14, {}, [(4, 3, 2), np.array(1)], 1),
+    ("PRelu", 16, {}, [(2, 4, 3), (4, 1)], 1),
+    ("Erf", 13, {}, [(2, 4)], 1),
+    ("Mish", 22, {}, [(2, 4)], 1),
+    ("Sum", 13, {}, [(2, 4), (4,), (2, 1)], 1),
+    ("Cast", 13, {"to": 11}, [(2, 4)], 1),
+    ("Gather", 13, {"axis": 1}, [(2, 4, 6), [2, 0]], 1),
+    ("ReduceSum", 13, {"keepdims": 0}, [(2, 4, 6), [-1]], 1),
+    ("ReduceMax", 11, {"axes": [1]}, [(2, 4, 6)], 1),
+]
+
+
+def _evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """The outputs by onnx's reference evaluator; it slices the weights of a grouped ConvTranspose wrongly."""
+    if model.graph.node[0].op_type == "ConvTranspose":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return [np.asarray(a) for a in session.run(None, dict(feeds))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, dict(feeds))]  # type: ignore[arg-type]
+
+
+@cache
+def own_cases() -> tuple[Case, ...]:
+    """Examples of ours where onnx's have one channel or one version only; results by the reference evaluator."""
+    draw = np.random.default_rng(0)
+    found = []
+    for op, opset, attributes, inputs, results in OWN:
+        arrays = [draw.normal(size=i).astype(np.float32) if isinstance(i, tuple) else i for i in inputs]
+        arrays = [np.array(a, np.int64) if isinstance(a, list) else a for a in arrays]
+        names = ["" if a is None else f"in{i}" for i, a in enumerate(arrays)]
+        node = onnx.helper.make_node(op, names, [f"out{i}" for i in range(results)], **attributes)
+        kind = onnx.helper.np_dtype_to_tensor_dtype
+        values = [
+            onnx.helper.make_tensor_value_info(n, kind(np.asarray(a).dtype), None)
+            for n, a in zip(names, arrays, strict=True)
+            if n
+        ]
+        made = [onnx.helper.make_tensor_value_info(n, 1, None) for n in node.output]
+        graph = onnx.helper.make_graph([node], op, values, made)
+        model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", opset)])
+        feeds = [a for a in arrays if a is not None]
+        outputs = _evaluate(model, dict(zip([n for n in names if n], feeds, strict=True)))
+        case = _case(f"own_{op}_{len(found)}", model, [(feeds, outputs)])
+        assert case is not None
+        found.append(case)
+    return tuple(found)
+
+
+def run(case: Case, inputs: list[Array | None], attributes: Mapping[str, int]) -> list[Array]:
+    """Run the example's op on other inputs, with some attributes changed."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    node = model.graph.node[0]
+    kept = [a for a in node.attribute if a.name not in attributes]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in attributes.items())])
+    feeds = {name: a for name, a in zip(node.input, inputs, strict=True) if name and a is not None}
+    return _evaluate(model, feeds)
+
+
+def _computes(bound: Bound) -> bool:
+    rule = bound.rule
+    named = any(axes is not None for axes in bound.operands) and any(axes is not None for axes in bound.results)
+    return named and not (rule.refuse or rule.opaque or rule.draws)
+
+
+@cache
+def fitted() -> tuple[tuple[Case, Bound], ...]:
+    """Our examples and up to four small ones of onnx's a rule, of those that name axes."""
+    found: dict[tuple[str, frozenset[str]], list[tuple[Case, Bound]]] = {}
+    for case in (*own_cases(), *onnx_cases()):
+        rules = registry().lookup("", case.node.op_type, case.version)
+        if not rules or case.name in UNFITTED or any(rule.refuse for rule in rules):
+            continue
+        bound = fit(rules, case)
+        if _computes(bound) and all(a is None or a.size <= 3000 for a in case.inputs):
+            found.setdefault((bound.rule.line, bound.mix | bound.stat | bound.whole), []).append((case, bound))
+    return tuple(
+        entry for entries in found.values() for i, entry in enumerate(entries) if i < 4 or entry[0] in own_cases()
+    )

@@ -1,0 +1,164 @@
+"""What the rule tables claim of ONNX ops, held against the ops themselves by running them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from graphsplit.errors import RuleError
+from graphsplit.notation import Bound, parse
+from tests.onnx_cases import Array, Case, fit, fitted, run
+
+INDICES = "the indices of MaxPool count over the whole tensor; MaxUnpool alone reads them, and splits with them"
+CLAIMED_LESS = {"MaxPool": INDICES, "MaxUnpool": INDICES}
+
+
+def _take(array: Array, axes: tuple[tuple[str, ...], ...], bound: Bound, factor: str, half: slice) -> Array:
+    """The half of an array along one factor, also inside a composite axis."""
+    for position, names in enumerate(axes):
+        if factor in names:
+            grid = np.arange(array.shape[position]).reshape([bound.sizes[name] for name in names])
+            chosen = np.moveaxis(np.moveaxis(grid, names.index(factor), 0)[half], 0, names.index(factor))
+            array = np.take(array, chosen.ravel(), axis=position)
+    return array
+
+
+def _carries(axes: tuple[tuple[str, ...], ...] | None, factor: str) -> bool:
+    return axes is not None and any(factor in names for names in axes)
+
+
+def _passing(bound: Bound) -> list[str]:
+    """The factors that a rule claims to pass straight through."""
+    held = [name for name, size in bound.sizes.items() if size > 1]
+    plain = [name for name in held if name not in bound.mix | bound.whole | bound.stat]
+    return [
+        n for n in plain if any(_carries(a, n) for a in bound.operands) and any(_carries(a, n) for a in bound.results)
+    ]
+
+
+def _halves(case: Case, bound: Bound, factor: str) -> Iterator[tuple[list[Array], list[Array]]]:
+    """For each half of a factor: what the op makes of that half of its operands, and that half of its results."""
+    size = bound.sizes[factor]
+    for half in (slice(0, size // 2), slice(size // 2, size)):
+        narrowed = len(range(size)[half])
+        inputs: list[Array | None] = []
+        for array, axes, tag in zip(case.inputs, bound.operands, bound.tags, strict=True):
+            if array is not None and axes is not None:
+                inputs.append(_take(array, axes, bound, factor, half))
+            elif array is not None and tag == "shape" and bound.results[0] is not None:
+                there = [factor in names for names in bound.results[0]]
+                inputs.append(np.where(there, narrowed, array).astype(np.int64))
+            else:
+                inputs.append(array)
+        counts = {name: narrowed for name, counted in bound.rule.counts if counted == factor}
+        made = run(case, inputs, counts)
+        expected = [
+            _take(array, axes, bound, factor, half) if axes is not None else array
+            for array, axes in zip(case.outputs, bound.results, strict=True)
+            if array is not None
+        ]
+        yield made, expected
+
+
+def _same(made: list[Array], expected: list[Array]) -> bool:
+    return all(
+        a.shape == b.shape
+        and (np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) if a.dtype.kind in "fciub" else (a == b).all())
+        for a, b in zip(made, expected, strict=False)
+    )
+
+
+def _passes(case: Case, bound: Bound, factor: str) -> bool:
+    """Whether the op on each half of a factor makes that half of the results; no when it cannot run on a half."""
+    try:
+        return all(_same(made, expected) for made, expected in _halves(case, bound, factor))
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+        return False
+
+
+def test_factors_that_pass_through_pass_through() -> None:
+    checked: set[str] = set()
+    wrong = []
+    for case, bound in fitted():
+        if case.node.op_type in CLAIMED_LESS:
+            continue
+        for factor in _passing(bound):
+            checked.add(bound.rule.op)
+            if not _passes(case, bound, factor):
+                wrong.append((case.name, bound.rule.line, factor))
+    assert wrong == []
+
+
+def test_factors_that_pass_through_pass_through_control() -> None:
+    """A line that claims too much is found out."""
+    claims = {
+        "Softmax": "... -> ...",
+        "LRN": "n c *s -> n c *s",
+        "CumSum": "..., # -> ...",
+        "InstanceNormalization": "n c *s, c, c -> n c *s",
+        "GroupNormalization": "n c *s, c, c -> n c *s",
+        "LayerNormalization": "*a *c, *c, *c -> *a *c, *a *u, *a *u | at c=axis:-1",
+        "Conv": "n c *s, o i *k, o -> n o *t",
+        "ConvTranspose": "n c *s, i o *k, o -> n o *t",
+        "ReverseSequence": "t n *s, n -> t n *s",
+    }
+    found = set()
+    for case, _ in fitted():
+        claim = claims.get(case.node.op_type)
+        try:
+            bound = fit((parse(f"{case.node.op_type} {claim}"),), case) if claim else None
+        except RuleError:
+            bound = None
+        if bound is not None and not all(_passes(case, bound, factor) for factor in _passing(bound)):
+            found.add(case.node.op_type)
+    assert found == set(claims)
+
+
+def _mixes(case: Case, bound: Bound, factor: str) -> bool:
+    """Whether the results are the sum over both halves of a mixed factor, what doesn't hold it (a bias) added once."""
+    parts = []
+    size = bound.sizes[factor]
+    for half in (slice(0, size // 2), slice(size // 2, size)):
+        inputs: list[Array | None] = []
+        for array, axes in zip(case.inputs, bound.operands, strict=True):
+            if array is None or axes is None:
+                inputs.append(array)
+            elif _carries(axes, factor):
+                inputs.append(_take(array, axes, bound, factor, half))
+            else:
+                inputs.append(array * (half.start == 0))
+        parts.append(run(case, inputs, {}))
+    whole = [first + second for first, second in zip(*parts, strict=True)]
+    return _same(whole, [a for a in case.outputs if a is not None])
+
+
+def test_mixed_factors_are_summed() -> None:
+    checked = set()
+    for case, bound in fitted():
+        for factor in sorted(bound.mix):
+            assert _mixes(case, bound, factor), (case.name, bound.rule.line, factor)
+            checked.add(bound.rule.op)
+    assert checked == {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
+
+
+def _averages(case: Case) -> bool:
+    """Whether the op on the mean of two sets of operands makes the mean of its results."""
+    shifted = [None if a is None else a.dtype.type(1) - a for a in case.inputs]
+    middle = [None if a is None else (a + b) / 2 for a, b in zip(case.inputs, shifted, strict=True)]  # type: ignore[operator]
+    mean = [(a + b) / 2 for a, b in zip(run(case, list(case.inputs), {}), run(case, shifted, {}), strict=True)]  # type: ignore[operator]
+    return _same(run(case, [None if a is None else a.astype(np.float32) for a in middle], {}), mean)
+
+
+def test_sums_average() -> None:
+    found: dict[str, set[bool]] = {}
+    for case, bound in fitted():
+        if (
+            all(a is None or a.dtype == np.float32 for a in case.inputs)
+            and case.node.op_type in "Add Sub Sum Mean Mul Max"
+        ):
+            found.setdefault(case.node.op_type, set()).add(_averages(case))
+            assert bound.rule.additive == (case.node.op_type not in ("Mul", "Max"))
+    assert found.pop("Mul") == {False}
+    assert False in found.pop("Max")
+    assert found == {"Add": {True}, "Sub": {True}, "Sum": {True}, "Mean": {True}}
