@@ -247,7 +247,8 @@ def _part_nodes(flowed: Flowed) -> frozenset[int]:
         return frozenset()
     found = set(flowed.statistics)
     for i, node in enumerate(flowed.graph.nodes):
-        if i not in flowed.tail and any((flowed.labels[n].core == PRIVATE).any() for n in _data(flowed, node)):
+        values = _data(flowed, node) + [name for name in node.outputs if name in flowed.labels]
+        if i not in flowed.tail and any((flowed.labels[name].core == PRIVATE).any() for name in values):
             found.add(i)
     while True:
         before = len(found)

@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_blanks_do_not_matter(rule: Rule, data: st.DataObject) -> None:
     pieces = re.split(r"(\||->|,(?![^\[]*\]))", rule.line)
     padded = "".join(f"  {piece}\t" if i % 2 else piece for i, piece in enumerate(pieces))
     assert parse(f"{padded} ") == rule
+
+
+@given(st.lists(st.sampled_from([*"nci*#+_()@[]=,:|. 0241", "->", " ", " | ", "...", "Op ", "mix ", "at ", "set "])))
+def test_any_text_is_a_rule_or_refused(words: list[str]) -> None:
+    try:
+        rule = parse("Op " + "".join(words))
+    except RuleError:
+        return
+    assert parse(rule.line) == rule
 
 
 def test_normal_form() -> None:
@@ -232,11 +242,13 @@ def test_arguments_absent_operands_and_refusals() -> None:
     loop = bind(parse("Loop | refuse control flow"), [(1,), None], [None], {})
     assert loop.rule.refuse == "control flow"
     assert loop.operands == (None, None)
+    assert parse("Op[mode=up] h -> h").holds({"mode": b"up"})
+    assert not parse("Op[mode=up] h -> h").holds({})
     assert bind(parse("Op[mode=up] (2 h) -> h"), [(6,)], [(3,)], {"mode": b"up"}).sizes == {"2": 2, "h": 3}
 
 
 MISFITS: list[tuple[str, Shapes, Shapes, Mapping[str, object], str]] = [
-    ("Op[a=1] n -> n", [(2,)], [(2,)], {"a": 0}, "attribute a is 0, not 1"),
+    ("Op[a=1] n -> n", [(2,)], [(2,)], {"a": 0}, "its guard is for other attributes than {'a': 0}"),
     ("Op n c -> n", [(2, 3), (2,)], [(2,)], {}, "the node has 2 inputs, the rule 1"),
     ("Op n -> n", [(2,)], [(2,), (2,)], {}, "the node has 2 outputs, the rule 1"),
     ("Op n c -> n", [(2, 3, 4)], [(2,)], {}, "'n c' does not describe a value of rank 3"),
@@ -285,14 +297,13 @@ def test_fit_finds_the_sizes_that_made_the_shapes(data: st.DataObject) -> None:
     rule = parse("Op n (g i) *s, c *t g, (g o i), o -> *s (c i), *t n")
 
     def shape(text: str) -> tuple[int, ...]:
-        product = lambda names: int(np.prod([sizes[name] for name in names.split(".")]))  # noqa: E731
-        spread = {
-            "s": [sizes[f"s.{k}"] for k in range(lengths["s"])],
-            "t": [sizes[f"t.{k}"] for k in range(lengths["t"])],
-        }
-        return tuple(
-            dim for word in text.split() for dim in spread.get(word, [product(word)] if word not in spread else [])
-        )
+        dims: list[int] = []
+        for word in text.split():
+            if word in lengths:
+                dims += [sizes[f"{word}.{k}"] for k in range(lengths[word])]
+            else:
+                dims.append(prod(sizes[name] for name in word.split(".")))
+        return tuple(dims)
 
     bound = bind(
         rule, [shape("n g.i s"), shape("c t g"), shape("g.o.i"), shape("o")], [shape("s c.i"), shape("t n")], {}

@@ -19,11 +19,15 @@ class OnnxDialect:
         self._cache: dict[tuple[str, str, int], tuple[Rule, ...]] = {}
 
     def lookup(self, node: Node) -> tuple[Rule, ...]:
-        """The rules of a node's op, in the order in which they are tried; () where there is none."""
+        """The rules of a node's op whose guards hold, in the order in which they are tried; () where there is none."""
         key = (node.domain, node.op, node.version)
         if key not in self._cache:
             self._cache[key] = self.rules.lookup(*key)
-        return self._cache[key]
+        rules = self._cache[key]
+        if any(rule.guard for rule in rules):
+            attributes = self.attributes(node)
+            return tuple(rule for rule in rules if rule.holds(attributes))
+        return rules
 
     def attributes(self, node: Node) -> Mapping[str, object]:
         """The node's attributes with the operator's defaults."""
@@ -35,11 +39,24 @@ class OnnxDialect:
 
     def evaluate(self, graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str]) -> Facts:
         """Shapes, and the content of small constants, for chosen sizes of the dynamic axes."""
-        return onnx_eval.evaluate(graph, sizes, parameters)
+        return onnx_eval.evaluate(graph, sizes, parameters, self._step(graph))
 
     def infer(self, graph: Graph, node: Node, inputs: Sequence[Fact | None]) -> list[Fact | None]:
         """Facts of one node's results, in a graph with these operator sets."""
-        return onnx_eval.evaluate_node(node, list(inputs), onnx_eval.opset_ids(graph))
+        return self._step(graph)(node, list(inputs))
+
+    def _step(self, graph: Graph) -> onnx_eval.Step:
+        opsets = onnx_eval.opset_ids(graph)
+
+        def step(node: Node, inputs: list[Fact | None]) -> list[Fact | None]:
+            found = onnx_eval.evaluate_node(node, inputs, opsets)
+            if inputs and inputs[0] is not None and (found[0] is None or found[0].shape is None):
+                rules = self.lookup(node)
+                if rules and rules[0].results[:1] == rules[0].operands[:1] and rules[0].results[0].axes is not None:
+                    return [Fact(inputs[0].shape, inputs[0].dtype), *found[1:]]
+            return found
+
+        return step
 
     # -- the nodes that narrowing and merging insert --------------------------------------------------------------------
 
@@ -53,7 +70,7 @@ class OnnxDialect:
 
     def add(self, graph: Graph, name: str, values: Sequence[str], result: str) -> Node:
         """The sum of values of one shape."""
-        return self._node(graph, name, "Sum", tuple(values), result)
+        return self._node(graph, name, "Add" if len(values) == 2 else "Sum", tuple(values), result)
 
     def multiply(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
         """The product, element by element."""

@@ -7,7 +7,7 @@ evaluates the small integer arithmetic that shapes are made of.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -71,11 +71,14 @@ def node_proto(node: Node, overrides: Mapping[str, Any] | None = None) -> onnx.N
     return proto
 
 
-def evaluate(graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str]) -> Facts:
+Step = Callable[[Node, list[Fact | None]], list[Fact | None]]
+
+
+def evaluate(graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str], step: Step) -> Facts:
     """Shape, type and, where it is small and known, content of every value.
 
-    `sizes` gives a size for each symbolic dim (an unnamed dim is called `input:axis`). The content of a parameter is never
-    looked at. A shape that depends on data is None. Linear in the number of nodes.
+    `sizes` gives a size for each symbolic dim (an unnamed dim is called `input:axis`); `step` gives the facts of one node's
+    results. The content of a parameter is never looked at. A shape that depends on data is None. Linear in the number of nodes.
     """
     facts: Facts = {}
     for value in graph.inputs:
@@ -83,15 +86,15 @@ def evaluate(graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str])
     for name, tensor in graph.tensors.items():
         small = name not in parameters and int(np.prod(tensor.shape, dtype=np.int64)) <= KNOWN_LIMIT
         facts[name] = Fact(tensor.shape, tensor.dtype, tensor.numpy() if small else None)
-    opsets = opset_ids(graph)
     for node in graph.nodes:
-        results = evaluate_node(node, [facts.get(name) for name in node.inputs], opsets)
+        results = step(node, [facts.get(name) for name in node.inputs])
         for name, result in zip(node.outputs, results, strict=False):
             if name:
-                facts[name] = result or _declared(graph, name, sizes)
+                known = result is not None and result.shape is not None
+                facts[name] = result if known and result is not None else _declared(graph, name, sizes, result)
         for name in node.outputs:
             if name and name not in facts:
-                facts[name] = _declared(graph, name, sizes)
+                facts[name] = _declared(graph, name, sizes, None)
     return facts
 
 
@@ -111,10 +114,11 @@ def concrete(name: str, shape: Sequence[int | str | None] | None, sizes: Mapping
     return None if any(dim is None for dim in found) else tuple(dim for dim in found if dim is not None)
 
 
-def _declared(graph: Graph, name: str, sizes: Mapping[str, int]) -> Fact:
+def _declared(graph: Graph, name: str, sizes: Mapping[str, int], inferred: Fact | None) -> Fact:
+    """What the file itself says of a value of which inference says too little."""
     value = graph.values.get(name) or next((out for out in graph.outputs if out.name == name), None)
     if value is None:
-        return Fact(None, None)
+        return inferred or Fact(None, None)
     return Fact(concrete(name, value.shape, sizes), value.dtype)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -16,6 +15,7 @@ from google.protobuf.message import DecodeError
 from graphsplit.errors import FormatError, GraphsplitError, UnsupportedError
 from graphsplit.formats.structure import weightless
 from graphsplit.formats.tensors import MappedFile, is_float, numpy_type, read_tensor
+from graphsplit.formats.wire import IN_FILE, skeleton
 from graphsplit.graph import (
     ArrayTensor,
     AttributeValue,
@@ -47,24 +47,24 @@ def load(path: str | os.PathLike[str], *, weights: bool = True) -> Graph:
     """
     path = Path(path)
     try:
-        proto = _inlined(_parsed(path))
-        graph = _Reader(proto, path.parent.resolve(), weights=weights).graph()
+        file, proto = _parsed(path)
+        graph = _Reader(_inlined(proto), path.parent.resolve(), file, weights=weights).graph()
     except GraphsplitError as error:
         raise type(error)(f"{str(path)!r}: {error.message}", hint=error.hint) from error
     return graph if weights else weightless(graph)
 
 
-def _parsed(path: Path) -> onnx.ModelProto:
-    """The message in a file, checked to be a model that the reader understands."""
+def _parsed(path: Path) -> tuple[MappedFile, onnx.ModelProto]:
+    """A file and the skeleton of the message in it, checked to be a model that the reader understands."""
+    if not path.is_file():
+        raise FormatError("it is a folder, not a file" if path.is_dir() else "there is no such file")
+    file = MappedFile(path)
+    if not file.size:
+        raise FormatError("the file is empty")
     proto = onnx.ModelProto()
     try:
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise FormatError("the file is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
-                proto.ParseFromString(view)
-    except OSError as error:
-        raise FormatError(f"cannot read it: {error.strerror}") from error
+        with memoryview(file.bytes()) as content:
+            proto.ParseFromString(skeleton(content))
     except DecodeError as error:
         raise FormatError("not an ONNX model, or a truncated one") from error
     if not proto.HasField("graph") or not proto.ir_version:
@@ -76,7 +76,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
         )
     if proto.training_info:
         raise UnsupportedError("it holds a training graph (training_info)", hint="export the network for inference")
-    return proto
+    return file, proto
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -96,11 +96,11 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
 class _Reader:
     """The parts of a model, read one after the other."""
 
-    def __init__(self, proto: onnx.ModelProto, folder: Path, *, weights: bool) -> None:
+    def __init__(self, proto: onnx.ModelProto, folder: Path, file: MappedFile, *, weights: bool) -> None:
         self.proto = proto
         self.folder = folder
         self.weights = weights
-        self.files: dict[str, MappedFile] = {}
+        self.files: dict[str, MappedFile] = {IN_FILE: file}
         self.tensors: dict[str, Tensor] = {}
         self.constant_nodes: dict[str, str] = {}
         self.opsets: dict[str, int] = {}

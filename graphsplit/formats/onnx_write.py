@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from graphsplit.errors import FormatError, UnsupportedError
 from graphsplit.files import atomic_file
 from graphsplit.formats.tensors import STUB_LOCATION, byte_size, onnx_type, raw_bytes
+from graphsplit.formats.wire import bytes_tag, varint
 from graphsplit.graph import Array, AttributeValue, Graph, Node, Tensor, Value, WeightlessTensor
 
 INLINE_LIMIT = 2**31 - 2**24
@@ -66,12 +67,12 @@ class _Pieces:
         self.size += len(data)
 
     def add_bytes_field(self, number: int, size: int, data: Callable[[], bytes | memoryview]) -> None:
-        self.add(_tag(number) + _varint(size))
+        self.add(bytes_tag(number) + varint(size))
         self.pieces.append(data)
         self.size += size
 
     def nest(self, number: int, inner: _Pieces) -> None:
-        self.add(_tag(number) + _varint(inner.size))
+        self.add(bytes_tag(number) + varint(inner.size))
         self.pieces += inner.pieces
         self.size += inner.size
 
@@ -79,18 +80,6 @@ class _Pieces:
         for piece in self.pieces:
             file.write(piece if isinstance(piece, bytes) else piece())
         assert file.tell() == self.size, "a tensor has another size than its shape and type say"
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def _tag(number: int) -> bytes:
-    return _varint(number << 3 | 2)
 
 
 @dataclass(slots=True)

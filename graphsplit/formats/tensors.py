@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import sys
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (registers the element types that numpy lacks)
@@ -19,6 +21,7 @@ import onnx_ir as ir
 
 from graphsplit.errors import FormatError, UnsupportedError
 from graphsplit.files import inside
+from graphsplit.formats.wire import IN_FILE
 from graphsplit.graph import Array, Tensor, WeightlessTensor
 
 STUB_LOCATION = "graphsplit-weightless"
@@ -57,31 +60,31 @@ def is_float(dtype: np.dtype[np.generic]) -> bool:
     return np.issubdtype(dtype, np.floating) or (dtype.kind == "V" and onnx_type(dtype).is_floating_point())
 
 
-@dataclass(slots=True)
 class MappedFile:
-    """A file that is mapped into memory when its first byte is asked for."""
+    """A file that is mapped into memory, and watched: bytes that someone changed meanwhile are not given out."""
 
-    path: Path
-    size: int
-    _map: mmap.mmap | None = field(default=None, repr=False)
-
-    @classmethod
-    def at(cls, path: Path) -> MappedFile:
-        """Raises FormatError when there is no such file."""
+    def __init__(self, path: Path) -> None:
+        """Raises FormatError when the file cannot be read."""
+        self.path = path
         try:
-            if path.is_file():
-                return cls(path, path.stat().st_size)
-        except OSError:
-            pass
-        raise FormatError(f"the data file {str(path)!r} is missing", hint="it belongs beside the model: copy it there")
+            self._descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+            self.size, self._changed = self._state()
+            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) if self.size else b""
+        except FileNotFoundError as error:
+            hint = "it belongs beside the model: copy it there"
+            raise FormatError(f"the data file {str(path)!r} is missing", hint=hint) from error
+        except (OSError, ValueError) as error:
+            raise FormatError(f"cannot read {str(path)!r}: {error}") from error
 
-    def bytes(self) -> mmap.mmap:
-        if self._map is None:
-            try:
-                with self.path.open("rb") as file:
-                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                raise FormatError(f"cannot read {str(self.path)!r}: {error}") from error
+    def _state(self) -> tuple[int, int]:
+        state = os.fstat(self._descriptor)
+        return state.st_size, state.st_mtime_ns
+
+    def bytes(self) -> mmap.mmap | bytes:
+        """All of the file. Raises FormatError when it was written to since it was opened; replacing it does no harm."""
+        if self._state() != (self.size, self._changed):
+            raise FormatError(f"{str(self.path)!r} was changed while it was in use", hint="load it again")
         return self._map
 
 
@@ -106,7 +109,7 @@ class FileTensor:
             return ir.serde.TensorProtoTensor(proto).numpy()
         stored = self.dtype if sys.byteorder == "little" else self.dtype.newbyteorder("<")
         array = np.frombuffer(self.file.bytes(), stored, math.prod(self.shape), self.offset)
-        return array.reshape(self.shape).astype(self.dtype, copy=False)
+        return array.reshape(self.shape).astype(self.dtype, copy=self.offset % self.dtype.alignment != 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +145,26 @@ def read_tensor(proto: onnx.TensorProto, folder: Path, files: dict[str, MappedFi
         raise UnsupportedError(f"tensor {proto.name!r} is stored in segments")
     if proto.data_location == onnx.TensorProto.EXTERNAL:
         return _external(proto, shape, dtype, folder, files)
-    _check_data(proto, shape)
-    return ProtoTensor(proto, shape, dtype)
+    place = next((entry.value for entry in reversed(proto.external_data) if entry.key == IN_FILE), None)
+    if place is None:
+        _check_data(proto, shape)
+        return ProtoTensor(proto, shape, dtype)
+    offset, length = (int(number) for number in place.split(":"))
+    _check_data(proto, shape, length)
+    return FileTensor(files[IN_FILE], offset, shape, dtype)
 
 
-def _check_data(proto: onnx.TensorProto, shape: tuple[int, ...]) -> None:
+def _check_data(proto: onnx.TensorProto, shape: tuple[int, ...], raw: int | None = None) -> None:
+    """Elements in the message itself, or `raw` bytes of them in the file, must be as many as the shape says."""
     size = math.prod(shape)
     kind = ir.DataType(proto.data_type)
     where = f"tensor {proto.name!r} of shape {shape} and type {kind.name}"
     if proto.HasField("raw_data"):
+        raw = len(proto.raw_data)
+    if raw is not None:
         if kind == ir.DataType.STRING:
             raise FormatError(f"{where} has raw data, which strings cannot have")
-        found, wanted, unit = len(proto.raw_data), math.ceil(size * kind.bitwidth / 8), "bytes"
+        found, wanted, unit = raw, math.ceil(size * kind.bitwidth / 8), "bytes"
     else:
         found, wanted, unit = len(getattr(proto, _FIELD_OF[proto.data_type])), size, "elements"
         if kind in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
@@ -181,7 +192,7 @@ def _external(
     try:
         offset, length = int(where.get("offset") or 0), int(where.get("length") or nbytes)
         if location not in files:
-            files[location] = MappedFile.at(inside(folder, location))
+            files[location] = MappedFile(inside(folder, location))
     except ValueError as error:
         message = error.message if isinstance(error, FormatError) else "its offset or length is not a number"
         hint = error.hint if isinstance(error, FormatError) else ""

@@ -122,7 +122,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, st
     start = path.stat().st_size - max(
         (entry["data_offsets"][1] for name, entry in header.items() if "dtype" in entry), default=0
     )
-    mapped = MappedFile.at(path)
+    mapped = MappedFile(path)
     tensors: dict[str, Tensor] = {}
     for name, entry in sorted(header.items()):
         if name == "__metadata__":

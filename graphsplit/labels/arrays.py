@@ -6,7 +6,7 @@ axes on which nothing changes: 64 ids behind a 64-filter convolution, whatever t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,3 +134,30 @@ def resolve_code(ids: Ids, private: dict[int, str]) -> Ids:
         return ids
     mask = np.isin(ids, np.fromiter(private, np.int64, len(private)))
     return np.where(mask, PRIVATE, ids)
+
+
+def move_labels(operands: Sequence[Labels | None], run: Callable[[list[Ids | None]], list[Ids]]) -> list[Labels]:
+    """Run a movement op on labels. Elements that the op makes up (the border of a Pad) go with their row.
+
+    Along an axis on which no operand changes, a made-up element belongs to the neuron that the row belongs to; where there is
+    none it is common.
+    """
+    shifted = [None if o is None else np.broadcast_to(o.core + SHIFT, o.shape or ()) for o in operands]
+    given = [o for o in operands if o is not None]
+    found = []
+    for result in run(list(shifted)):
+        if 0 in result.shape:
+            found.append(uniform(tuple(result.shape), COMMON))
+            continue
+        labels = compress(result)
+        core = labels.core
+        if (core == 0).any():
+            still = [a for a in range(core.ndim) if all(o.core.ndim == core.ndim and o.core.shape[a] == 1 for o in given)]
+            core = np.where(core == 0, core.max(axis=tuple(still), keepdims=True), core) if still else core
+            core = squeeze_constant_axes(np.where(core == 0, COMMON + SHIFT, core))
+        found.append(Labels(labels.shape, core - SHIFT))
+    return found
+
+
+SHIFT = 16
+"""Added to labels before they're moved, so that 0 marks an element that the op made up."""

@@ -16,7 +16,8 @@ class Couplings:
         self._left: list[Ids] = []
         self._right: list[Ids] = []
         self._node: list[Ids] = []
-        self.count = 0
+        self.groupings: dict[int, set[str]] = {}
+        """For each grouped layer, the factors along which its inputs were different vertices before anything was coupled."""
 
     def add(self, left: Ids, right: Ids, node: int) -> None:
         """Couple two arrays of labels element by element (they broadcast); codes couple nothing."""
@@ -29,7 +30,6 @@ class Couplings:
             self._left.append(pairs[0])
             self._right.append(pairs[1])
             self._node.append(np.full(pairs.shape[1], node, np.int64))
-            self.count += int(pairs.shape[1])
 
     def along(self, array: Ids, axes: tuple[int, ...], node: int) -> None:
         """Couple all labels along some axes, for each position on the others."""

@@ -16,7 +16,7 @@ import numpy as np
 from graphsplit.errors import RuleError, UnsupportedError
 from graphsplit.facts import Facts
 from graphsplit.graph import Array, Graph, Node
-from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, compress, resolve_code, uniform
+from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, compress, resolve_code, move_labels, uniform
 from graphsplit.labels.couplings import Couplings, resolve
 from graphsplit.labels.parameters import Claim, Derived, claim, elementwise, moved, parameter
 from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
@@ -103,7 +103,7 @@ class Pass:
         self.rows: list[tuple[int, Ids]] = []
         self.averaged: dict[str, Ids] = {}
         self.bounds: dict[int, Bound] = {}
-        self.joins: set[int] = set()
+        self.bare: dict[tuple[int, int], Labels] = {}
         for value in graph.inputs:
             self.labels[value.name] = uniform(facts[value.name].shape, COMMON)
         for name in graph.tensors.keys() - trained:
@@ -139,6 +139,11 @@ class Pass:
         ids = np.arange(block.start, block.start + size, dtype=np.int64).reshape(shape)
         return resolve_code(ids, self.decisions.private)
 
+    def grouping(self, node: int, factors: set[str]) -> set[str]:
+        known = self.couplings.groupings.setdefault(node, set())
+        known.update(factors)
+        return known
+
     def claim(self, node: int, derived: Derived, axes: tuple[int, ...], core: Ids) -> None:
         several = UNKNOWN if self.classes is None else PRIVATE
         for name, found in claim(derived, self.shapes, node, axes, core, several):
@@ -165,9 +170,14 @@ class Pass:
             return [uniform(shape, min((o.code or 0 for o in labels), default=COMMON)) for shape in shapes]
         if rules[0].opaque:
             return self._opaque(node, labels, weights, shapes)
+        if stays(rules[0]):
+            return [operands[0] for _ in shapes]
         if rules[0].move and self._arguments_known(node, rules[0]):
-            return self._move(node, rules[0], operands, shapes)
+            return self._move(index, node, rules[0], operands, shapes)
         site = self._site(index, node, rules, operands, shapes)
+        if site.bound.rule.opaque:
+            return self._opaque(node, labels, weights, shapes)
+        refuse_unrelated(site)
         if weights and not labels:
             combined = self._combined(site, weights)
             if combined is not None:
@@ -216,7 +226,7 @@ class Pass:
         )
 
     def _move(
-        self, node: Node, rule: Rule, operands: Sequence[Labels | Derived | None], shapes: Sequence[tuple[int, ...] | None]
+        self, index: int, node: Node, rule: Rule, operands: Sequence[Labels | Derived | None], shapes: Sequence[tuple[int, ...] | None]
     ) -> list[Labels | Derived | None]:
         arguments = [self._argument(rule, p, name) for p, name in enumerate(node.inputs)]
 
@@ -227,11 +237,8 @@ class Pass:
         if all(not isinstance(o, Labels) for o in operands):
             weights = [o if isinstance(o, Derived) else None for o in operands]
             return list(moved(weights, run, len(node.outputs)))
-        labels = [self._as_data(node, o, operands) for o in operands]
-        results = run([o.full() if o is not None else None for o in labels])
-        return [compress(r) if i < len(results) else None for i, r in enumerate(results)] + [
-            uniform(shape, UNKNOWN) for shape in shapes[len(results) :]
-        ]
+        labels = [self._as_data(index, p, o, operands, shapes[0]) for p, o in enumerate(operands)]
+        return list(move_labels(labels, run))
 
     def _argument(self, rule: Rule, position: int, name: str) -> Array | None:
         tag = operand_tag(rule, position)
@@ -239,20 +246,29 @@ class Pass:
             return None
         return np.zeros((), np.int64) if tag == "fill" else self.facts[name].data
 
-    def _as_data(self, node: Node, operand: Labels | Derived | None, others: Sequence[Labels | Derived | None]) -> Labels | None:
-        """A bare parameter moved together with labelled data takes the labels of that data, else it is private."""
-        if not isinstance(operand, Derived):
+    def _as_data(
+        self,
+        index: int,
+        position: int,
+        operand: Labels | Derived | None,
+        others: Sequence[Labels | Derived | None],
+        result: tuple[int, ...] | None,
+    ) -> Labels | None:
+        """What a movement op sees: a bare parameter or unlabelled data put beside labelled data takes the labels of that."""
+        if operand is None or (isinstance(operand, Labels) and operand.code in (None, UNKNOWN)):
             return operand
-        core = np.full((1,) * len(operand.shape), PRIVATE, np.int64)
+        shape = operand.shape or ()
+        core = operand.core if isinstance(operand, Labels) else np.full((1,) * len(shape), PRIVATE, np.int64)
         for other in others:
-            if isinstance(other, Labels) and other.core.ndim == core.ndim and bool((other.core > 0).any()):
-                fits = all(c in (1, s) for c, s in zip(other.core.shape, operand.shape, strict=True))
-                core = other.core if fits else core
+            if isinstance(other, Labels) and (other.core > 0).any() and beside(shape, other, result):
+                core = other.core
                 break
         if self.classes is not None:
             core = resolve(core, self.classes)
-        self.claim(self.graph.producers[node.outputs[0]], operand, tuple(range(core.ndim)), core)
-        return Labels(operand.shape, core)
+        if isinstance(operand, Derived):
+            self.claim(index, operand, tuple(range(core.ndim)), core)
+        self.bare[index, position] = Labels(shape, core)
+        return self.bare[index, position]
 
     def _combined(self, site: Site, weights: Sequence[Derived]) -> list[Labels | Derived | None] | None:
         """Parameters combined with parameters: followed where it goes element by element, else their value is private."""
@@ -297,6 +313,32 @@ class Pass:
             f"{node.title}: operands of shapes {inputs} fit none of its rules ({reasons[-1]})",
             hint="add a rule line for it with --rules FILE",
         )
+
+
+def beside(shape: tuple[int, ...], other: Labels, result: tuple[int, ...] | None) -> bool:
+    """Whether labels change along axes only on which operand and result have the same size: side by side along another."""
+    if result is None or other.shape is None or not len(shape) == len(other.shape) == len(result):
+        return False
+    return all(shape[a] == other.shape[a] == result[a] for a in other.varying)
+
+
+def stays(rule: Rule) -> bool:
+    """Whether a movement op leaves every element where it is: nothing needs to run to see where labels go."""
+    return rule.move and rule.operands[0].axes is not None and rule.operands[:1] == rule.results[:1]
+
+
+def refuse_unrelated(site: Site) -> None:
+    """Raise UnsupportedError where the rule says nothing of an operand or of a result that is read."""
+    rule, node = site.bound.rule, site.node
+    if rule.refuse:
+        raise UnsupportedError(f"{node.title}: {rule.refuse}")
+    for position, operand in enumerate(site.operands):
+        if operand is not None and site.bound.tags[position] is None and site.bound.operands[position] is None:
+            raise UnsupportedError(
+                f"{node.title}: where its elements go depends on {node.inputs[position]!r} and on arguments that are only known "
+                "when it runs",
+                hint="export the network with fixed sizes, or --keep the layer in front of it",
+            )
 
 
 def refuse_unknown(node: Node, rules: tuple[Rule, ...]) -> None:

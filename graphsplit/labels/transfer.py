@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Flow(Protocol):
 
     def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
         """New vertices for a layer: ids, or the code of a layer that isn't divided."""
+
+    def grouping(self, node: int, factors: set[str]) -> set[str]:
+        """Factors along which the layer's inputs are different vertices, also where they have been coupled since."""
 
     def claim(self, node: int, derived: Derived, axes: tuple[int, ...], core: Ids) -> None:
         """Say what labels a use gives to the elements of a parameter."""
@@ -160,6 +163,8 @@ class Transfer:
             return array
         if not (array > 0).any():
             return array.min(axis=self._varying(array, gone), keepdims=True)
+        if self._varying(array, gone) and self.result - self._known():
+            self._refuse_resized()
         rows = tuple(a for a, size in enumerate(array.shape) if size > 1 and a not in varying)
         if rows and self.flow.classes is not None:
             if self.flow.mode(self.site.index, "group", array) == "atomic":
@@ -169,6 +174,16 @@ class Transfer:
         if self.flow.classes is not None:
             self.flow.statistic(self.site.index)
         return self._collapsed(array, self._varying(array, gone))
+
+    def _known(self) -> set[str]:
+        """Factors of any operand."""
+        return set().union(*(self.factors(j) for j in (*self.data, *self.parameters)))
+
+    def _refuse_resized(self) -> NoReturn:
+        raise UnsupportedError(
+            f"{self.site.node.title}: vertices lie along a spatial axis that changes its size here",
+            hint="--keep the layer that makes them, so that each part has all of it",
+        )
 
     def _collapsed(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         if not axes:
@@ -215,10 +230,7 @@ class Transfer:
             return array.min(axis=loose, keepdims=True)
         gone = tuple(a for a in loose if self.order[a] not in self.result)
         if gone and not columns:
-            raise UnsupportedError(
-                f"{self.site.node.title}: vertices lie along a spatial axis that changes its size here",
-                hint="--keep the layer that makes them, so that each part has all of it",
-            )
+            self._refuse_resized()
         if not columns:
             return array
         if self.flow.classes is None:
@@ -246,14 +258,15 @@ class Transfer:
     def _outputs(self, array: Ids, grouping: set[str]) -> Ids:
         """The vertices behind a contraction; those of one group are coupled with its inputs, unless groups are kept."""
         groups = self._varying(array, grouping) if (array > 0).any() else ()
-        columns = self._varying(array, self.site.bound.mix)
+        groups = self._axes(self.flow.grouping(self.site.index, {self.order[a] for a in groups}))
+        columns = self._axes(self.site.bound.mix) if groups else ()
         keeps = bool(groups) and bool(columns) and (
             self.site.frontier or self.flow.mode(self.site.index, "group", array) == "keep"
         )
         ids = self._fresh(self._new_factors() | {self.order[a] for a in groups}, array, keeps or not groups)
         if keeps:
-            self.flow.equal_counts(self.site.index, _rows(array, groups))
-            self.flow.equal_counts(self.site.index, _rows(ids, groups))
+            self.flow.equal_counts(self.site.index, _rows(array, self._varying(array, grouping)))
+            self.flow.equal_counts(self.site.index, _rows(ids, self._varying(ids, grouping)))
         elif groups:
             self.flow.couplings.along(array, columns, self.site.index)
             self.flow.couplings.add(array.max(axis=columns, keepdims=True), ids, self.site.index)

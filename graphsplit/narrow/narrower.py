@@ -16,7 +16,9 @@ from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact, Facts
 from graphsplit.graph import Array, Dim, Graph, Node, Tensor, Value
 from graphsplit.labels import Dialect, Labels
-from graphsplit.labels.arrays import Ids, squeeze_constant_axes
+from graphsplit.labels.arrays import Ids, move_labels, squeeze_constant_axes
+from graphsplit.labels.couplings import resolve
+from graphsplit.labels.flow import stays
 from graphsplit.labels.trainable import gives_sizes, operand_tag
 from graphsplit.narrow.arguments import Arguments
 from graphsplit.narrow.tensors import Constants, SlicedTensor
@@ -130,7 +132,10 @@ class Narrower:
             self.emit(node, index)
             return
         bound = self.flowed.last.bounds.get(index)
-        if bound is None:
+        if stays(rules[0]):
+            self.emit(node, index)
+            self._keep_order(node)
+        elif bound is None:
             self._move(index, node, rules[0])
         else:
             self._compute(index, node, bound)
@@ -242,23 +247,30 @@ class Narrower:
             if name and self.selected(name).ragged:
                 self.actual[name] = first
 
+    def _keep_order(self, node: Node) -> None:
+        if node.inputs[0] in self.actual:
+            for name in node.outputs:
+                self.actual[name] = self.actual[node.inputs[0]]
+                self.chosen[name] = self.chosen[node.inputs[0]]
+
     # -- movement -------------------------------------------------------------------------------------------------------------
 
     def _move(self, index: int, node: Node, rule: Rule) -> None:
-        candidate = self.arguments.narrowed(node, rule, index)
+        candidate = self.arguments.narrowed(self._beside(index, node, rule), rule, index)
         for output in node.outputs:
             if output and output in self.flowed.last.derived:
                 self.emit(candidate, index)
                 return
         renamed = {o: o for o in node.outputs}
-        found = self._run_on_labels(candidate, rule)
+        found = self._run_on_labels(index, candidate, rule)
         fixes: list[tuple[str, Ids, int]] = []
         for output, labels in zip(node.outputs, found, strict=False):
             if not output:
                 continue
             chosen = self.selected(output)
             if chosen.ragged:
-                self.actual[output] = labels
+                self.actual[output] = squeeze_constant_axes(labels)
+                self.chosen[output] = replace(chosen, shape=tuple(labels.shape))
                 continue
             expected = np.broadcast_to(restricted(self.flowed.labels[output], chosen), chosen.shape or ())
             order = _order(node, np.broadcast_to(labels, labels.shape), expected)
@@ -274,25 +286,46 @@ class Narrower:
         self.facts[name] = Fact((len(positions),), np.dtype(np.int64), positions)
         self.emit(self.dialect.pick(self.graph, f"{output}.reorder", value, name, output, axis), origin)
 
-    def _run_on_labels(self, node: Node, rule: Rule) -> list[Ids]:
-        arrays: list[Array | None] = []
+    def _beside(self, index: int, node: Node, rule: Rule) -> Node:
+        """Whole values that are put beside a divided one, cut along the axis on which that one is divided."""
+        out = self.selected(node.outputs[0])
+        whole = self.flowed.facts[node.outputs[0]].shape or ()
+        inputs = list(node.inputs)
+        for position, name in enumerate(node.inputs):
+            adopted = self.flowed.last.bare.get((index, position))
+            if not name or adopted is None or not adopted.varying or self.is_labelled(name) or out.ragged:
+                continue
+            for axis, chosen in enumerate(out.axes):
+                if chosen is not None and (adopted.shape or ())[axis] == whole[axis]:
+                    inputs[position] = self.pick(node, inputs[position], chosen, axis, index)
+        return replace(node, inputs=tuple(inputs))
+
+    def _run_on_labels(self, index: int, node: Node, rule: Rule) -> list[Ids]:
+        labels: list[Labels | None] = []
+        arguments: list[Array | None] = []
         for position, name in enumerate(node.inputs):
             tag = operand_tag(rule, position)
-            if not name:
-                arrays.append(None)
-            elif tag is not None:
-                arrays.append(np.zeros((), np.int64) if tag == "fill" else self.facts[name].data)
-            else:
-                arrays.append(self._data_labels(name))
-        return [np.asarray(r, np.int64) for r in self.dialect.move(node, arrays)]
+            data = bool(name) and tag is None
+            labels.append(self._data_labels(index, position, name) if data else None)
+            known = np.zeros((), np.int64) if tag == "fill" else self.facts[name].data if name and not data else None
+            arguments.append(known)
 
-    def _data_labels(self, name: str) -> Ids:
-        if name in self.flowed.last.derived:
-            raise UnsupportedError(f"parameter {name!r} is moved together with activations in a way that isn't supported yet")
+        def run(arrays: Sequence[Ids | None]) -> list[Ids]:
+            given = [a if a is not None else b for a, b in zip(arrays, arguments, strict=True)]
+            return [np.asarray(r, np.int64) for r in self.dialect.move(node, given)]
+
+        return [found.full() for found in move_labels(labels, run)]
+
+    def _data_labels(self, index: int, position: int, name: str) -> Labels:
+        adopted = self.flowed.last.bare.get((index, position))
+        if adopted is not None:
+            adopted = Labels(adopted.shape, resolve(adopted.core, self.flowed.classes))
+            chosen = self.plan.select(adopted, self.part)
+            return Labels(chosen.shape, restricted(adopted, chosen))
         labels, shape = self.labels(name), self.selected(name).shape
         if labels is None or shape is None:
             raise UnsupportedError(f"{name}: a part has different numbers of its elements in different rows")
-        return np.broadcast_to(labels, shape)
+        return Labels(shape, labels)
 
     # -- the result -----------------------------------------------------------------------------------------------------------
 

@@ -49,10 +49,10 @@ def bind(
     A rule with `refuse` is fitted like any other: what it fits is refused by whoever asked.
     Raises RuleError when the rule doesn't fit.
     """
-    for name, wanted in rule.guard:
-        value = attributes.get(name)
-        if (value.decode() if isinstance(value, bytes) else value) != wanted:
-            misfit(rule, f"attribute {name} is {value!r}, not {wanted!r}")
+    if rule.guard and not rule.holds(attributes):
+        misfit(
+            rule, f"its guard is for other attributes than { ({name: attributes.get(name) for name, _ in rule.guard}) }"
+        )
     if rule.equation:
         return _equation(rule, inputs, outputs, attributes)
     if rule.reduce:

@@ -13,14 +13,14 @@ Only a line that says `refuse` may leave out its operands and results: it then f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
 
 from graphsplit.errors import RuleError
 
-TAGS = ("", "axes", "ends", "index", "repeats", "shape", "sizes", "starts", "steps")
+TAGS = ("", "axes", "ends", "fill", "index", "repeats", "shape", "sizes", "starts", "steps")
 ELLIPSIS = "..."
 
 _KEY = re.compile(r"(?:([A-Za-z][\w.]*)::)?([A-Za-z_][\w.]*)(?:@(\d+))?(\[[^\]]*\])?(?=[\s|]|$)")
@@ -99,6 +99,14 @@ class Rule:
 
     def __str__(self) -> str:
         return self.line
+
+    def holds(self, attributes: Mapping[str, object]) -> bool:
+        """Whether a node with these attributes (defaults filled in) is one that the guard lets through."""
+        for name, wanted in self.guard:
+            value = attributes.get(name)
+            if (value.decode() if isinstance(value, bytes) else value) != wanted:
+                return False
+        return True
 
     def __hash__(self) -> int:
         return hash(self.line)

@@ -95,7 +95,7 @@ def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
     candidates = list(flowed.rows)
     for name, labels in flowed.labels.items():
         varying = labels.varying
-        if len(varying) > 1 and name in flowed.graph.producers:
+        if len(varying) > 1 and name in flowed.graph.producers and _splits_an_axis(flowed, name):
             core = labels.core
             rows = core.shape[varying[0]]
             candidates.append((flowed.graph.producers[name], np.moveaxis(core, varying[0], 0).reshape(rows, -1)))
@@ -104,6 +104,12 @@ def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
             continue
         found.setdefault(np.sort(matrix, axis=1).tobytes(), (node, matrix))
     return list(found.values())
+
+
+def _splits_an_axis(flowed: Flowed, name: str) -> bool:
+    """Whether labels that changed along one axis change along several behind this node: only then do rows come to be."""
+    node = flowed.graph.nodes[flowed.graph.producers[name]]
+    return all(len(flowed.labels[n].varying) < 2 for n in node.inputs if n in flowed.labels)
 
 
 def _by_signature(atom: Ids, what: Ids, count: Ids, atoms: int) -> tuple[Ids, Ids]:

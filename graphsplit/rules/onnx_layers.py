@@ -5,6 +5,7 @@ Specification of each: https://onnx.ai/onnx/operators/onnx__NAME.html
 
 TABLE = r"""
 # contractions
+Conv                  n (g i) *s, (g o) i *k, (g o) -> n (g o) *s | mix i | stat s | set group=g
 Conv                  n (g i) *s, (g o) i *k, (g o) -> n (g o) *t | mix i | set group=g
 ConvTranspose         n (g i) *s, (g i) o *k, (g o) -> n (g o) *t | mix i | set group=g
 Einsum                _+ -> _ | equation
@@ -26,9 +27,13 @@ MatMul                ... m i, i -> ... m | mix i
 MatMul                i, i -> () | mix i
 
 # norms
-BatchNormalization[spatial=1]  n c *s, c, c, c, c -> n c *s, c, c, c, c
-BatchNormalization[spatial=0]  n c *s, c *s, c *s, c *s, c *s -> n c *s, c *s, c *s, c *s, c *s
-BatchNormalization@9  n c *s, c, c, c, c -> n c *s, c, c, c, c
+# up to version 9, batch statistics are taken when they are asked for as results
+BatchNormalization[spatial=1]  n c *s, c, c, c, c -> n c *s
+BatchNormalization[spatial=1]  n c *s, c, c, c, c -> n c *s, c, c, c, c | stat n s
+BatchNormalization[spatial=0]  n c *s, c *s, c *s, c *s, c *s -> n c *s
+BatchNormalization[spatial=0]  n c *s, c *s, c *s, c *s, c *s -> n c *s, c *s, c *s, c *s, c *s | stat n
+BatchNormalization@9  n c *s, c, c, c, c -> n c *s
+BatchNormalization@9  n c *s, c, c, c, c -> n c *s, c, c, c, c | stat n s
 BatchNormalization@14[training_mode=0]  n c *s, c, c, c, c -> n c *s
 BatchNormalization@14[training_mode=1]  n c *s, c, c, c, c -> n c *s, c, c | stat n s
 GroupNormalization    n (g c) *s, g, g -> n (g c) *s | stat c s | set num_groups=g
@@ -61,14 +66,10 @@ MaxPool               n c *s -> n c *t, n c *t
 MaxRoiPool            n c *s, r d -> r c *t | whole d
 MaxUnpool             n c *s, n c *s, #shape -> n c *t
 Resize                n c *s, # -> n c *t
-Resize                _, # -> _ | opaque
 Resize@11             n c *s, #, #, #shape -> n c *t
-Resize@11             _, #, #, #shape -> _ | opaque
 RoiAlign              n c *s, r d, r -> r c *t | whole d
 Upsample              n c *s -> n c *t
-Upsample              _ -> _ | opaque
 Upsample@9            n c *s, # -> n c *t
-Upsample@9            _, # -> _ | opaque
 
 # sequences and positions
 CumProd               *a c *b, #axes -> *a c *b | stat c | at c=axes:0

@@ -5,9 +5,9 @@ Specification of each: https://onnx.ai/onnx/operators/onnx__NAME.html
 
 TABLE = r"""
 # every element stays where it is
-BitCast               ... -> ... | move
-Cast                  ... -> ... | move
-CastLike              ..., # -> ... | move
+BitCast               ... -> ...
+Cast                  ... -> ...
+CastLike              ..., # -> ...
 Dropout               ... -> ..., ... | move
 Dropout@12            ..., #, # -> ..., ... | move
 Identity              ... -> ... | move
@@ -27,8 +27,8 @@ Unsqueeze@13          _, #axes -> _ | move
 CenterCropPad         _, #shape -> _ | move
 Concat                _+ -> _ | move
 Pad                   _ -> _ | move
-Pad@11                _, #, # -> _ | move
-Pad@18                _, #, #, #axes -> _ | move
+Pad@11                _, #, #fill -> _ | move
+Pad@18                _, #, #fill, #axes -> _ | move
 Slice                 _ -> _ | move
 Slice@10              _, #starts, #ends, #axes, #steps -> _ | move
 Split                 _, #sizes -> _+ | move
