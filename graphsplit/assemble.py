@@ -33,6 +33,7 @@ class Leaf:
     origin: tuple[int, ...]
     selected: Mapping[str, Selected]
     slices: Mapping[str, Selection]
+    differing: frozenset[str] = frozenset()
 
     @property
     def suffix(self) -> str:
@@ -181,9 +182,12 @@ class _Assembler:
         """One leaf's copy of a node, with what narrowing put around it."""
         leaf = self.leaves[k]
         for node in self.by_origin[k].get(index, ()):
+            if all((o, k) in self.state.per_leaf for o in node.outputs if o):
+                continue
             outputs = tuple(f"{o}.{leaf.suffix}" if o else "" for o in node.outputs)
             inputs = tuple(self.piece(name, k) if name else "" for name in node.inputs)
-            self._emit(replace(node, name=f"{node.name}.{leaf.suffix}", inputs=inputs, outputs=outputs))
+            name = f"{node.name}.{leaf.suffix}" if node.name else ""
+            self._emit(replace(node, name=name, inputs=inputs, outputs=outputs))
             for name, renamed in zip(node.outputs, outputs, strict=True):
                 if name:
                     self.state.per_leaf[name, k] = renamed
@@ -199,13 +203,18 @@ class _Assembler:
             result = self._parameter_piece(name, k)
         elif name in leaf.graph.tensors:
             result = self._constant_piece(name, k)
-        elif name in self.layout.derived or (name in leaf.selected and leaf.selected[name].ragged):
+        elif name in self.source.producers and self._only_repeats(name, leaf):
             self._repeat(self.source.producers[name], k)
             return self.state.per_leaf[name, k]
         else:
             result = self._cut(self.whole(name), name, leaf.selected[name].axes if name in leaf.selected else (), leaf)
         self.state.per_leaf[name, k] = result
         return result
+
+    def _only_repeats(self, name: str, leaf: Leaf) -> bool:
+        """Whether a leaf's version of a value is no slice of the whole one: it must be computed again from the leaf's."""
+        ragged = name in leaf.selected and leaf.selected[name].ragged
+        return ragged or name in self.layout.derived or name in leaf.differing
 
     def _parameter_piece(self, name: str, k: int) -> str:
         leaf = self.leaves[k]
@@ -266,14 +275,11 @@ class _Assembler:
         if name in self.layout.averaged or (OUTPUT in codes and not axes):
             self._average(name, pieces)
         elif not axes:
-            self._emit(self.dialect.add(self.source, f"{name}.first", (pieces[0], self._zero(name)), name))
+            self._emit(self.dialect.same(self.source, f"{name}.first", pieces[0], name))
         elif len(axes) == 1:
             self._join(name, pieces, axes[0])
         else:
             raise UnsupportedError(f"{name} is divided along several axes, and can't be put together")
-
-    def _zero(self, name: str) -> str:
-        return self._constant(f"{name}.zero", np.zeros((), self._dtype(self.source.nodes[self.source.producers[name]])))
 
     def _average(self, name: str, pieces: Sequence[str]) -> None:
         """The leaves' mean, each with its weight."""

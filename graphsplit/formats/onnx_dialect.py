@@ -50,9 +50,12 @@ class OnnxDialect:
 
         def step(node: Node, inputs: list[Fact | None]) -> list[Fact | None]:
             found = onnx_eval.evaluate_node(node, inputs, opsets)
-            if inputs and inputs[0] is not None and (found[0] is None or found[0].shape is None):
+            unknown = found[0] is None or found[0].shape is None
+            silent = unknown and not onnx_eval.infers_shapes(node, graph.opsets.get(node.domain, 1))
+            if silent and inputs and inputs[0] is not None:
                 rules = self.lookup(node)
-                if rules and rules[0].results[:1] == rules[0].operands[:1] and rules[0].results[0].axes is not None:
+                first = rules[0].results[:1] if rules else ()
+                if first and first == rules[0].operands[:1] and first[0].axes is not None:
                     return [Fact(inputs[0].shape, inputs[0].dtype), *found[1:]]
             return found
 
@@ -67,6 +70,10 @@ class OnnxDialect:
     def join(self, graph: Graph, name: str, values: Sequence[str], result: str, axis: int) -> Node:
         """Values side by side along an axis."""
         return self._node(graph, name, "Concat", tuple(values), result, axis=axis)
+
+    def same(self, graph: Graph, name: str, value: str, result: str) -> Node:
+        """A value under another name."""
+        return self._node(graph, name, "Identity", (value,), result)
 
     def add(self, graph: Graph, name: str, values: Sequence[str], result: str) -> Node:
         """The sum of values of one shape."""

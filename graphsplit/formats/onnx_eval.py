@@ -166,13 +166,34 @@ def _infer(node: Node, inputs: list[Fact | None], opsets: list[onnx.OperatorSetI
         types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(fact.dtype), fact.shape)
         if fact.data is not None and fact.data.size <= 4096:
             data[name] = numpy_helper.from_array(np.asarray(fact.data))
+    if any(name and name not in types for name in node.inputs):
+        return [None] * len(node.outputs)
     try:
         inferred = shape_inference.infer_node_outputs(schema, node_proto(node), types, data, opset_imports=opsets)
     except (shape_inference.InferenceError, RuntimeError, ValueError, onnx.checker.ValidationError):
         return [None] * len(node.outputs)
     if not inferred:
         return _infer_function(node, types, opsets)
-    return [_fact_of(inferred.get(name)) for name in node.outputs]
+    found = [_fact_of(inferred.get(name)) for name in node.outputs]
+    return [None if fact is not None and not _consistent(node, inputs, fact) else fact for fact in found]
+
+
+def infers_shapes(node: Node, opset: int) -> bool:
+    """Whether onnx can tell the shapes of an op's results."""
+    schema = _schema(node.domain, node.op, opset)
+    return schema is not None and bool(schema.has_type_and_shape_inference_function)
+
+
+def _consistent(node: Node, inputs: list[Fact | None], result: Fact) -> bool:
+    """Whether a shape makes sense: inference checks neither for sizes below 1 nor that a Reshape keeps its elements."""
+    if result.shape is None:
+        return True
+    if any(size < 0 for size in result.shape):
+        return False
+    source = inputs[0].shape if inputs and inputs[0] is not None else None
+    if node.op == "Reshape" and source is not None:
+        return int(np.prod(source, dtype=np.int64)) == int(np.prod(result.shape, dtype=np.int64))
+    return True
 
 
 def _infer_function(

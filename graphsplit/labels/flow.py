@@ -201,6 +201,12 @@ class Pass:
             return labels
         core = np.where(labels.core == COMMON, COMMON, OUTPUT)
         if (labels.core > 0).any() or (labels.core == PRIVATE).any():
+            dtype = self.facts[name].dtype
+            if self.classes is not None and dtype is not None and dtype.kind in "iub":
+                raise UnsupportedError(
+                    f"{name!r} holds whole numbers that every part computes for itself, and reaches an output: they have no mean",
+                    hint="export the network without the step that feeds its outputs back into it (an argmax, a decoding loop)",
+                )
             self.averaged[name] = labels.core
         return Labels(labels.shape, core)
 

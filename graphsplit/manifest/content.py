@@ -30,7 +30,20 @@ __all__ = [
 Scale = Literal["weights", "activation"]
 
 _SHORT = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
-_PLAIN = ("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_PLAIN = (
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+)
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     **{name: np.dtype(name) for name in _PLAIN},
     **{name: np.dtype(getattr(ml_dtypes, name)) for name in _SHORT},
@@ -162,7 +175,7 @@ class ParameterEntry:
         return Selection(axes, (axis, along, tuple(laid_out[id(group)] for group in columns)))
 
     def widths(self, groups: Sequence[Group], part: int) -> tuple[set[int], ...]:
-        """Along each axis the sizes of one part's slice; several where a blocked axis is ragged. Nothing is laid out."""
+        """Along each axis the sizes of one part's slice: several where a blocked axis is ragged. O(ranges)."""
         shape, layout, blocked = self.layout(groups)
         found = [{size if group is None else group.width(part)} for group, size in zip(layout, shape, strict=True)]
         if blocked is not None:

@@ -32,7 +32,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A rectangle of elements of one kind: the indices along each axis. `owner` is the part that alone has it, or -1."""
+    """A rectangle of elements of one kind: its indices along each axis. `owner` is the one part that has it, or -1."""
 
     kind: Kind
     owner: int

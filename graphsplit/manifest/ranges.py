@@ -85,6 +85,9 @@ class Ranges:
         return f"Ranges({shown}{', …' if len(self.pairs) > 4 else ''})"
 
 
+_EMPTY = Ranges()
+
+
 @dataclass(frozen=True)
 class Group:
     """Whose each index of an axis of `size` vertices is: a part's, or one of COMMON, PRIVATE and OUTPUT.
@@ -94,9 +97,9 @@ class Group:
 
     size: int
     parts: tuple[Ranges, ...]
-    common: Ranges = Ranges()
-    private: Ranges = Ranges()
-    output: Ranges = Ranges()
+    common: Ranges = _EMPTY
+    private: Ranges = _EMPTY
+    output: Ranges = _EMPTY
 
     @classmethod
     def of(cls, who: Ids, parts: int) -> Group:

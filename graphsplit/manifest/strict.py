@@ -176,21 +176,20 @@ class Field:
                 Field(pair, self.origin, f"{self.where}[{i}]").refuse("a range is an array of two integers")
         found = Ranges(self.value)
         starts, ends = found.pairs[:, 0], found.pairs[:, 1]
-        bad = (starts < 0) | (ends > size)
-        self._check(bad, lambda a, b: f"the range {a}:{b} is not in 0:{size}")
-        self._check(starts >= ends, lambda a, b: f"the range {a}:{b} is empty")
-        step = starts[1:] - ends[:-1]
-        self._check(np.r_[False, starts[1:] < starts[:-1]], lambda a, b: f"the range {a}:{b} is out of order")
-        self._check(np.r_[False, step < 0], lambda a, b: f"the range {a}:{b} overlaps the one before it")
-        self._check(np.r_[False, step == 0], lambda a, b: f"the range {a}:{b} continues the one before it: merge them")
+        later, before = starts[1:], np.s_[:-1]
+        for bad, wrong in (
+            ((starts < 0) | (ends > size), f"is not in 0:{size}"),
+            (starts >= ends, "is empty"),
+            (np.r_[False, later < starts[before]], "is out of order"),
+            (np.r_[False, later < ends[before]], "overlaps the one before it"),
+            (np.r_[False, later == ends[before]], "continues the one before it: the two are one"),
+        ):
+            where = np.flatnonzero(bad[: len(starts)])
+            if where.size:
+                i = int(where[0])
+                pair = found.pairs[i].tolist()
+                self.refuse(f"the range {pair[0]}:{pair[1]} (number {i}) {wrong}")
         return found
-
-    def _check(self, bad: object, message: object) -> None:
-        where = np.flatnonzero(np.asarray(bad))
-        if where.size:
-            assert callable(message) and isinstance(self.value, list)
-            i = int(where[0])
-            Field(None, self.origin, f"{self.where}[{i}]").refuse(message(*self.value[i]))
 
 
 def _kind(value: object) -> str:

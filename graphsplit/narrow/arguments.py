@@ -72,7 +72,8 @@ class Arguments:
     def _corrected(self, node: Node, name: str, value: Array) -> str:
         """A computed vector with some elements replaced: times a mask, plus what is wanted there."""
         have = self.narrower.facts[name].data
-        assert have is not None and have.shape == value.shape, f"{node.title}: {name} isn't known"
+        if have is None or have.shape != value.shape:
+            raise UnsupportedError(f"{node.title}: the size that {name!r} holds can't be computed for a part")
         wrong = have != value
         mask = self._constant(f"{name}.mask", np.where(wrong, 0, 1).astype(have.dtype))
         patch = self._constant(f"{name}.patch", np.where(wrong, value, 0).astype(have.dtype))
@@ -83,6 +84,22 @@ class Arguments:
         self.narrower.emit(dialect.add(graph, result, (masked, patch), result), origin)
         self.narrower.facts[result] = Fact(tuple(value.shape), value.dtype, np.asarray(value))
         return result
+
+    def unshrunk(self, node: Node, rule: Rule) -> Node:
+        """Numbers that a width has gone into, where they are computed with (a scale 1/sqrt(d) read off a shape): the source's."""
+        inputs = list(node.inputs)
+        for position, name in enumerate(node.inputs):
+            if not name or operand_tag(rule, position) is not None or not self.narrower.differs(name):
+                continue
+            if gives_numbers(rule) and self.narrower.facts[node.inputs[position]].data is not None:
+                there = self.narrower.flowed.facts[name].data
+                if there is not None and not all(self._computes_sizes(o) for o in node.outputs if o):
+                    inputs[position] = self._corrected(node, name, there)
+        return node if tuple(inputs) == node.inputs else replace(node, inputs=tuple(inputs))
+
+    def _computes_sizes(self, name: str) -> bool:
+        """Whether a value is known before anything runs: then what it's made of is still about sizes."""
+        return self.narrower.flowed.facts[name].data is not None
 
     # -- the cases ------------------------------------------------------------------------------------------------------------
 
@@ -243,6 +260,11 @@ class Arguments:
                 hint="--keep the layer in front of it",
             )
         return self.write(node, rule, "index", np.searchsorted(chosen, index))
+
+
+def gives_numbers(rule: Rule) -> bool:
+    """Whether an op computes with its operands, rather than looking at their shapes."""
+    return any(r.tag is None for r in rule.results)
 
 
 def _slice(start: int, end: int, step: int, size: int) -> slice:

@@ -35,6 +35,8 @@ class NarrowDialect(Dialect, Protocol):
 
     def join(self, graph: Graph, name: str, values: Sequence[str], result: str, axis: int) -> Node: ...
 
+    def same(self, graph: Graph, name: str, value: str, result: str) -> Node: ...
+
     def add(self, graph: Graph, name: str, values: Sequence[str], result: str) -> Node: ...
 
     def multiply(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node: ...
@@ -44,7 +46,8 @@ class NarrowDialect(Dialect, Protocol):
 class SubModel:
     """A part's graph, and how its pieces stand in the source.
 
-    `origin[i]` is the source node that node `i` comes from. `constants` gives the index sets of constants that were cut.
+    `origin[i]` is the source node that node `i` comes from. `constants` gives the index sets of constants that were cut,
+    `differing` the values without labels that a width has gone into all the same (the shape of a divided value).
     """
 
     graph: Graph
@@ -52,6 +55,7 @@ class SubModel:
     origin: tuple[int, ...]
     constants: Mapping[str, tuple[Ids | None, ...]]
     selected: Mapping[str, Selected]
+    differing: frozenset[str]
 
 
 def narrow(plan: Plan, dialect: NarrowDialect, part: int) -> SubModel:
@@ -85,6 +89,9 @@ class Narrower:
         if name not in self.chosen:
             if name in self.flowed.labels:
                 self.chosen[name] = self.plan.select(self.flowed.labels[name], self.part)
+            elif name not in self.flowed.last.derived:  # narrowing itself made it
+                shape = self.facts[name].shape
+                self.chosen[name] = Selected((None,) * len(shape or ()), shape)
             else:
                 derived = self.flowed.last.derived[name]
                 self.chosen[name] = derived_selection(derived, self.plan.parameters, self.owner, self.part)
@@ -125,6 +132,8 @@ class Narrower:
 
     def _visit(self, index: int, node: Node) -> None:
         rules = self.dialect.lookup(node)
+        if index not in self.plan.part_nodes and rules:
+            node = self.arguments.unshrunk(node, rules[0])
         labelled = any(self.is_labelled(name) for name in (*node.inputs, *node.outputs))
         if not labelled or gives_sizes(rules):
             if not gives_sizes(rules):
@@ -139,6 +148,16 @@ class Narrower:
             self._move(index, node, rules[0])
         else:
             self._compute(index, node, bound)
+
+    def differs(self, name: str) -> bool:
+        """Whether a value is known to come out differently in the part though no label says so."""
+        here, there = self.facts.get(name), self.flowed.facts.get(name)
+        if here is None or there is None or name in self.plan.parameters:
+            return False
+        if here.data is None or there.data is None:
+            unlabelled = name in self.flowed.labels and not self.is_labelled(name)
+            return unlabelled and here.shape != there.shape and here.shape is not None
+        return not np.array_equal(here.data, there.data)
 
     def emit(self, node: Node, origin: int) -> None:
         """Add a node to the sub-model, and learn the shapes of its results."""
@@ -353,7 +372,10 @@ class Narrower:
             outputs=tuple(self._value(value) for value in self.graph.outputs),
         )
         cut = {final[name]: axes for name, axes in self.cut.items() if name in final}
-        return SubModel(graph, self.part, tuple(self.origin), cut, dict(self.chosen))
+        differing = frozenset(name for name in self.flowed.facts if name in self.facts and self.differs(name))
+        for name in self.flowed.labels:
+            self.selected(name)
+        return SubModel(graph, self.part, tuple(self.origin), cut, dict(self.chosen), differing)
 
     def _value(self, value: Value) -> Value:
         if value.shape is None or (value.name not in self.flowed.labels and value.name not in self.flowed.last.derived):

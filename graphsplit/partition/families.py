@@ -12,7 +12,7 @@ from graphsplit.labels.arrays import Ids
 
 @dataclass(frozen=True)
 class Layer:
-    """The vertices of one node, and the atoms that they belong to: `classes[i]` is that of vertex `i`."""
+    """Vertices that must not all go to other parts: those of one layer, or a piece of one. `classes` holds their atoms."""
 
     node: int
     classes: Ids
@@ -78,14 +78,35 @@ def families(flowed: Flowed) -> Structure:
 
 
 def _layers(flowed: Flowed) -> tuple[Layer, ...]:
-    found = []
+    """Every set of vertices that some value or parameter axis holds, each once: a half that a split cuts off counts as well."""
+    found: list[Layer] = []
+    seen: set[bytes] = set()
+    known: set[bytes] = set()
+
+    def add(node: int, core: Ids) -> None:
+        raw = core.tobytes()
+        if raw in seen:
+            return
+        seen.add(raw)
+        vertices = np.sort(core[core > 0], axis=None)
+        key = vertices.tobytes()
+        if len(vertices) and key not in known:
+            known.add(key)
+            found.append(Layer(node, vertices))
+
     for node in sorted(flowed.blocks):
         block = flowed.blocks[node]
         ids = np.arange(block.start, block.start + block.size)
         if flowed.private:
             ids = ids[~np.isin(ids, np.fromiter(flowed.private, np.int64, len(flowed.private)))]
-        if len(ids):
-            found.append(Layer(node, flowed.classes[ids]))
+        add(node, flowed.classes[ids])
+    for name, node in flowed.graph.producers.items():
+        if name in flowed.labels and flowed.labels[name].varying:
+            add(node, flowed.labels[name].core)
+    for name in sorted(flowed.claims):
+        for claim in flowed.claims[name]:
+            if claim.core.size > 1 and claim.node >= 0:
+                add(claim.node, claim.core)
     return tuple(found)
 
 

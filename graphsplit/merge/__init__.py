@@ -1,0 +1,19 @@
+"""Merging: trained sub-models matched with their split, and their tensors put back together.
+
+Tensors and index sets alone: neither torch nor an ONNX runtime.
+"""
+
+from graphsplit.merge.compose import compose
+from graphsplit.merge.match import Trained, match_parts
+from graphsplit.merge.tensors import LazyMerged, Leaf, leaves_of, merge_momentum, merged_tensor
+
+__all__ = [
+    "LazyMerged",
+    "Leaf",
+    "Trained",
+    "compose",
+    "leaves_of",
+    "match_parts",
+    "merge_momentum",
+    "merged_tensor",
+]

@@ -1,0 +1,80 @@
+"""A loaded network made ready to plan: its dialect, its trained tensors, its shapes; and the plan itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from graphsplit.errors import PlanError
+from graphsplit.facts import Facts
+from graphsplit.formats.onnx_dialect import OnnxDialect
+from graphsplit.formats.onnx_file import load
+from graphsplit.formats.onnx_sizes import choose_sizes
+from graphsplit.graph import Graph
+from graphsplit.labels import flow, parameters, refuse_unknown
+from graphsplit.labels.decide import Outputs
+from graphsplit.partition import partition
+from graphsplit.plan import Plan, make_plan
+from graphsplit.rules import registry
+
+MAX_PARTS = 4096
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph with all that planning needs: `sizes` are those of its dynamic axes, `trained` the tensors that train."""
+
+    graph: Graph
+    dialect: OnnxDialect
+    trained: frozenset[str]
+    sizes: Mapping[str, int]
+    facts: Facts
+
+
+def prepare(
+    model: Graph | str | os.PathLike[str],
+    *,
+    trainable: Iterable[str] = (),
+    constant: Iterable[str] = (),
+    rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> Network:
+    """Load a network if need be, find what trains, and the shapes of all values.
+
+    `trainable` and `constant` override what is taken for a parameter, `rules` are further rule lines, `sizes` fixes sizes of
+    dynamic axes (others are chosen). Raises FormatError, RuleError, UnsupportedError, GraphsplitError.
+    """
+    graph = model if isinstance(model, Graph) else load(model)
+    lines = tuple(rules)
+    dialect = OnnxDialect(registry("onnx").extended(lines) if lines else None)
+    for node in graph.nodes:
+        refuse_unknown(node, dialect.lookup(node))
+    trained = parameters(graph, dialect.lookup, trainable, constant)
+    chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
+    return Network(graph, dialect, trained, chosen, dialect.evaluate(graph, chosen, trained))
+
+
+def make(
+    network: Network,
+    k: int,
+    *,
+    strategy: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[float] | None = None,
+    keep: Iterable[str] = (),
+    outputs: Outputs = "auto",
+    output_scale: Literal["weights", "activation"] = "weights",
+) -> Plan:
+    """Plan the split of a prepared network into `k` parts. Raises PlanError, UnsupportedError, GraphsplitError."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_PARTS:
+        raise PlanError(f"a network can't be split into {k!r} parts", hint=f"-k takes a whole number from 1 to {MAX_PARTS}")
+    if not network.trained:
+        raise PlanError(
+            f"{network.graph.name or 'the network'} holds no tensor that trains: there is nothing to divide",
+            hint="name the tensors that train with --trainable",
+        )
+    flowed = flow(network.graph, network.dialect, network.facts, network.trained, k, keep=keep, outputs=outputs)
+    divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
+    return make_plan(flowed, divided, output_scale=output_scale)

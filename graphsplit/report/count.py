@@ -1,0 +1,121 @@
+"""Multiply-adds of a network's contractions, read off the bound rules; no function here knows the name of an op."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from graphsplit.errors import RuleError
+from graphsplit.facts import Facts
+from graphsplit.graph import Graph, Node
+from graphsplit.labels import Dialect
+from graphsplit.labels.trainable import operand_tag
+from graphsplit.narrow import NarrowDialect
+from graphsplit.notation import Bound, Rule, bind
+
+
+class ReportDialect(NarrowDialect, Protocol):
+    """What the reports need of a front end besides narrowing's needs."""
+
+    def evaluate(self, graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str]) -> Facts: ...
+
+
+def multiply_adds(graph: Graph, dialect: Dialect, facts: Facts) -> list[int]:
+    """The multiply-adds of every node, in order; 0 where nothing is contracted or shapes depend on data."""
+    found = []
+    for node in graph.nodes:
+        rules = dialect.lookup(node)
+        contracts = any(rule.mix or rule.equation for rule in rules)
+        bound = bound_of(node, rules, dialect, facts) if contracts else None
+        found.append(work(bound) if bound is not None else 0)
+    return found
+
+
+def bound_of(node: Node, rules: Sequence[Rule], dialect: Dialect, facts: Facts) -> Bound | None:
+    """The first of a node's rules that fits its shapes, None where none does."""
+    inputs = [facts[name].shape if name in facts else None for name in node.inputs]
+    outputs = [facts[name].shape if name in facts else None for name in node.outputs]
+    if not outputs or outputs[0] is None or any(name and shape is None for name, shape in zip(node.inputs, inputs, strict=True)):
+        return None
+    attributes = dict(dialect.attributes(node))
+    for position, name in enumerate(node.inputs):
+        if name and operand_tag(rules[0], position) == "axes" and facts[name].data is not None:
+            attributes["axes"] = tuple(int(a) for a in np.ravel(facts[name].data))  # type: ignore[arg-type]
+    for rule in rules:
+        if rule.refuse:
+            return None
+        try:
+            return bind(rule, inputs, outputs, attributes)
+        except RuleError:
+            continue
+    return None
+
+
+def work(bound: Bound) -> int:
+    """The multiply-adds of one node.
+
+    They are the product of the sizes of all factors of the result and of the operands that a `mix` contracts: of a matrix
+    product n · i · o. A window that slides (a factor of the result that no operand has: `*t` of a convolution) meets each
+    of the kernel's elements (`*k`) once for each position of the result or of the input (`*s`), whichever are fewer:
+    a convolution counts its results, a transposed one its inputs. The border that a padding adds is counted.
+    """
+    holders = _holders(bound)
+    if len(holders) < 2:
+        return 0
+    results = _names(bound.results[0] or ())
+    names = results.union(*(_names(bound.operands[j] or ()) for j in holders))
+    sliding = _sliding(bound.rule, holders)
+    total = prod(bound.sizes[name] for name in names if _letter(name) not in sliding)
+    positions = {_place(name) for name in bound.sizes if _letter(name) in sliding}
+    for place in sorted(positions):
+        sizes = {role: _size(bound, letter, place) for letter, role in sliding.items()}
+        windows = [size for role, size in sizes.items() if role != "kernel"]
+        total *= sizes.get("kernel", 1) * min(windows)
+    return total
+
+
+def _holders(bound: Bound) -> list[int]:
+    """The operands that are contracted. Read off the line, for a contracted axis of size 1 is in no bound operand."""
+    present = [j for j, axes in enumerate(bound.operands) if axes is not None]
+    if bound.rule.equation:
+        return present
+    lines = bound.rule.operands
+    return [j for j in present if j < len(lines) and {f.name for f in lines[j].factors} & bound.rule.mix]
+
+
+def _sliding(rule: Rule, holders: Sequence[int]) -> dict[str, str]:
+    """The letters of a sliding window and their roles: position in the result, in the input, in the kernel."""
+    if rule.equation or not rule.results or rule.results[0].axes is None:
+        return {}
+    letters = [{f.name for f in operand.factors} for operand in rule.operands]
+    result = {f.name for f in rule.results[0].factors}
+    made = result - set().union(*letters)
+    if not made:
+        return {}
+    gone: dict[str, str] = dict.fromkeys(sorted(made), "result")
+    for number, j in enumerate(holders):
+        others = set().union(*(found for i, found in enumerate(letters) if i != j))
+        for letter in sorted(letters[j] - others - result - rule.mix):
+            gone[letter] = "kernel" if number else "input"
+    return gone
+
+
+def _names(axes: Sequence[Sequence[str]]) -> set[str]:
+    return {name for factors in axes for name in factors}
+
+
+def _letter(name: str) -> str:
+    """The letter of an expanded factor: `s` of `s.0`, `...` of `....0`."""
+    head, dot, number = name.rpartition(".")
+    return head if dot and number.isdigit() else name
+
+
+def _place(name: str) -> str:
+    return name[len(_letter(name)) :]
+
+
+def _size(bound: Bound, letter: str, place: str) -> int:
+    return int(bound.sizes.get(letter + place, 1))

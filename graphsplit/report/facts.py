@@ -1,0 +1,231 @@
+"""`inspect`: what a plan does to a network, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from graphsplit.facts import Facts
+from graphsplit.graph import Graph, Value
+from graphsplit.labels import OUTPUT, PRIVATE, Flowed
+from graphsplit.labels.arrays import Ids
+from graphsplit.labels.trainable import operand_tag
+from graphsplit.narrow import narrow
+from graphsplit.plan import Plan
+from graphsplit.report.content import (
+    ConstantFacts,
+    ElementCounts,
+    FamilyFacts,
+    Inspection,
+    LayerFacts,
+    NetworkFacts,
+    OutputFacts,
+    ParameterFacts,
+    Shape,
+    Size,
+    ValueFacts,
+)
+from graphsplit.report.count import ReportDialect, multiply_adds
+from graphsplit.report.reasons import kind_of, node_name, private_notes, repeated_notes, result_labels, why_private
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Multiply-adds of each node of the source, full and in each part."""
+
+    full: list[int]
+    parts: list[list[int]]
+
+
+def inspect(plan: Plan, dialect: ReportDialect) -> Inspection:
+    """What a plan does: layers, families, parameters, sizes, and everything that isn't divided with its reason.
+
+    Reads no weights. Parts of one shape are counted once. Raises UnsupportedError where narrowing refuses.
+    """
+    flowed = plan.flowed
+    shapes = _part_shapes(plan)
+    work = _work(plan, dialect, shapes)
+    return Inspection(
+        report="split",
+        network=network_facts(plan.graph, flowed.facts, flowed.trained, sum(work.full)),
+        parts=plan.parts,
+        shares=plan.partition.shares,
+        layers=_layers(plan, work, dialect),
+        families=_families(plan),
+        parameters=_parameters(plan, shapes),
+        constants=constant_facts(plan.graph, flowed.trained),
+        outputs=tuple(OutputFacts(v.name, _merge_of(flowed, v.name)) for v in plan.graph.outputs),
+        repeated=repeated_notes(plan),
+        private=private_notes(flowed),
+        parameter_sizes=parameter_sizes(plan),
+        multiply_add_sizes=size(sum(work.full), [sum(part) for part in work.parts]),
+    )
+
+
+def parameter_sizes(plan: Plan) -> Size:
+    """Trained elements, full and in each part."""
+    full = sum(prod(p.shape) for p in plan.parameters.values())
+    return size(full, [sum(prod(shape) for shape in part.values()) for part in _part_shapes(plan)])
+
+
+def size(full: int, parts: list[int]) -> Size:
+    """An amount with the parts' shares."""
+    return Size(full, tuple(parts), tuple(part / full if full else 0.0 for part in parts))
+
+
+def network_facts(graph: Graph, facts: Facts, trained: frozenset[str], work: int) -> NetworkFacts:
+    """The network as a whole."""
+    return NetworkFacts(
+        name=graph.name,
+        nodes=len(graph.nodes),
+        inputs=tuple(_value(v, facts) for v in graph.inputs),
+        outputs=tuple(_value(v, facts) for v in graph.outputs),
+        parameters=sum(prod(graph.tensors[name].shape) for name in trained),
+        multiply_adds=work,
+    )
+
+
+def _value(value: Value, facts: Facts) -> ValueFacts:
+    fact = facts.get(value.name)
+    return ValueFacts(value.name, value.dtype.name, value.shape, fact.shape if fact is not None else None)
+
+
+def constant_facts(graph: Graph, trained: frozenset[str]) -> tuple[ConstantFacts, ...]:
+    """Tensors that aren't trained, by name."""
+    names = sorted(graph.tensors.keys() - trained)
+    return tuple(ConstantFacts(n, tuple(graph.tensors[n].shape), graph.tensors[n].dtype.name) for n in names)
+
+
+def probe_sizes(graph: Graph, facts: Facts) -> dict[str, int]:
+    """The sizes of the dynamic axes that these facts were computed with."""
+    found: dict[str, int] = {}
+    for value in graph.inputs:
+        shape = facts[value.name].shape
+        for axis, dim in enumerate(value.shape or ()):
+            if shape is not None and not isinstance(dim, int):
+                found[dim if isinstance(dim, str) else f"{value.name}:{axis}"] = shape[axis]
+    return found
+
+
+# -- parameters and multiply-adds of the parts -----------------------------------------------------------------------------
+
+
+def _part_shapes(plan: Plan) -> list[dict[str, Shape]]:
+    owner = plan.partition.owner
+    return [
+        {name: p.selection(owner, part).shape(p.shape) for name, p in plan.parameters.items()}
+        for part in range(plan.parts)
+    ]
+
+
+def _work(plan: Plan, dialect: ReportDialect, shapes: list[dict[str, Shape]]) -> _Work:
+    full = multiply_adds(plan.graph, dialect, plan.flowed.facts)
+    sizes = probe_sizes(plan.graph, plan.flowed.facts)
+    known: dict[tuple[Shape, ...], list[int]] = {}
+    parts = []
+    for part, mine in enumerate(shapes):
+        key = tuple(mine.values())
+        if plan.parts == 1:
+            known[key] = full
+        elif key not in known:
+            known[key] = _part_work(plan, dialect, part, sizes)
+        parts.append(known[key])
+    return _Work(full, parts)
+
+
+def _part_work(plan: Plan, dialect: ReportDialect, part: int, sizes: Mapping[str, int]) -> list[int]:
+    sub = narrow(plan, dialect, part)
+    facts = dialect.evaluate(sub.graph, sizes, plan.flowed.trained)
+    found = [0] * len(plan.graph.nodes)
+    for index, number in zip(sub.origin, multiply_adds(sub.graph, dialect, facts), strict=True):
+        found[index] += number
+    return found
+
+
+def _parameters(plan: Plan, shapes: list[dict[str, Shape]]) -> tuple[ParameterFacts, ...]:
+    owner, found = plan.partition.owner, []
+    for name, p in plan.parameters.items():
+        counts = p.counts(owner, plan.parts)
+        elements = ElementCounts(**{k: counts[k] for k in ("owned", "output", "duplicated", "unused", "cut")})
+        dtype = plan.graph.tensors[name].dtype.name
+        found.append(ParameterFacts(name, p.shape, dtype, p.role, tuple(part[name] for part in shapes), elements))
+    return tuple(found)
+
+
+# -- layers and families -----------------------------------------------------------------------------------------------------
+
+
+def family_numbers(plan: Plan) -> Ids:
+    """The family of each class, -1 for ids of none."""
+    found = np.full(len(plan.flowed.classes), -1, np.int64)
+    for number, family in enumerate(plan.partition.structure.families):
+        found[family.atoms] = number
+    return found
+
+
+def _layers(plan: Plan, work: _Work, dialect: ReportDialect) -> tuple[LayerFacts, ...]:
+    flowed, numbers = plan.flowed, family_numbers(plan)
+    found = []
+    for index, node in enumerate(plan.graph.nodes):
+        names = _trained_operands(flowed, index, dialect)
+        core = result_labels(flowed, index)
+        if core is None or not (names or index in flowed.blocks):
+            continue
+        labels = core[core > 0]
+        owners = plan.partition.owner[labels]
+        kind = kind_of(core)
+        found.append(
+            LayerFacts(
+                node=node_name(node),
+                title=node.title,
+                op=node.qualified_op,
+                kind=kind,
+                own=index in flowed.blocks or bool(work.full[index]),
+                vertices=int(labels.size),
+                atoms=int(np.unique(labels).size),
+                families=tuple(int(f) for f in np.unique(numbers[labels]) if f >= 0),
+                vertices_of_parts=tuple(int(n) for n in np.bincount(owners[owners >= 0], minlength=plan.parts)),
+                parameters=names,
+                multiply_adds=work.full[index],
+                multiply_adds_of_parts=tuple(part[index] for part in work.parts),
+                reason=why_private(flowed, index) if kind == "private" else "",
+            )
+        )
+    return tuple(found)
+
+
+def _trained_operands(flowed: Flowed, index: int, dialect: ReportDialect) -> tuple[str, ...]:
+    """The parameters that a node reads, directly or as something made of them."""
+    node = flowed.graph.nodes[index]
+    rules = dialect.lookup(node)
+    found: dict[str, None] = {}
+    for position, name in enumerate(node.inputs):
+        if name in flowed.last.derived and operand_tag(rules[0], position) is None:
+            found.update(dict.fromkeys(leaf.name for leaf in flowed.last.derived[name].leaves))
+    return tuple(found)
+
+
+def _families(plan: Plan) -> tuple[FamilyFacts, ...]:
+    structure = plan.partition.structure
+    names = [node_name(plan.graph.nodes[layer.node]) for layer in structure.layers]
+    layers: list[list[str]] = [[] for _ in structure.families]
+    for family, layer, _ in structure.usage:
+        layers[family].append(names[layer])
+    return tuple(
+        FamilyFacts(number, len(family.atoms), tuple(layers[number]), tuple(int(n) for n in plan.partition.counts[number]))
+        for number, family in enumerate(structure.families)
+    )
+
+
+def _merge_of(flowed: Flowed, name: str) -> Literal["mean", "concat", "common"]:
+    labels = flowed.labels.get(name)
+    if labels is None:
+        return "mean"
+    if bool((labels.core > 0).any()):
+        return "concat"
+    return "mean" if bool(np.isin(labels.core, (OUTPUT, PRIVATE)).any()) else "common"
+
