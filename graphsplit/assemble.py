@@ -135,6 +135,8 @@ class _Assembler:
 
     def run(self) -> Assembly:
         for i, node in enumerate(self.source.nodes):
+            if len(self.leaves) > 1 and i not in self.source.alive:
+                continue
             if i in self.repeated:
                 for k in range(len(self.leaves)):
                     self._repeat(i, k)
@@ -147,13 +149,25 @@ class _Assembler:
             if unused or name not in self.source.consumers:
                 self._store_whole(name)
         graph = self.source.replace(
-            nodes=tuple(self.state.nodes),
+            nodes=self._needed(),
             tensors=self.state.tensors,
             values={n: v for n, v in self.source.values.items() if n in self.state.known or n in self.state.tensors},
             constant_nodes={n: c for n, c in self.source.constant_nodes.items() if n in self.state.tensors},
             tensor_inputs=tuple(n for n in self.source.tensor_inputs if n in self.state.tensors),
         )
         return Assembly(graph, frozenset(self.state.whole), self.state.copies, tuple(sorted(self.repeated)))
+
+    def _needed(self) -> tuple[Node, ...]:
+        """The nodes that an output depends on; all of them where there is one part."""
+        if len(self.leaves) == 1:
+            return tuple(self.state.nodes)
+        needed = {value.name for value in self.source.outputs}
+        kept = []
+        for node in reversed(self.state.nodes):
+            if any(o in needed for o in node.outputs):
+                needed.update(node.inputs)
+                kept.append(node)
+        return tuple(reversed(kept))
 
     def _emit(self, node: Node) -> None:
         self.state.nodes.append(node)

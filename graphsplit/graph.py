@@ -135,6 +135,18 @@ class Graph:
                     found.setdefault(name, []).append(i)
         return {name: tuple(indices) for name, indices in found.items()}
 
+    @cached_property
+    def alive(self) -> frozenset[int]:
+        """Indices of the nodes that an output depends on."""
+        found: set[int] = set()
+        wanted = [value.name for value in self.outputs]
+        while wanted:
+            index = self.producers.get(wanted.pop())
+            if index is not None and index not in found:
+                found.add(index)
+                wanted.extend(name for name in self.nodes[index].inputs if name)
+        return frozenset(found)
+
     def replace(self, **changes: object) -> Graph:
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -24,13 +24,17 @@ MAX_PARTS = 4096
 
 @dataclass(frozen=True)
 class Network:
-    """A graph with all that planning needs: `sizes` are those of its dynamic axes, `trained` the tensors that train."""
+    """A graph with all that planning needs: `sizes` are those of its dynamic axes, `trained` the tensors that train.
+
+    `others` are the facts for another choice of sizes: what is the same there doesn't depend on them.
+    """
 
     graph: Graph
     dialect: OnnxDialect
     trained: frozenset[str]
     sizes: Mapping[str, int]
     facts: Facts
+    others: Facts
 
 
 def prepare(
@@ -53,7 +57,14 @@ def prepare(
         refuse_unknown(node, dialect.lookup(node))
     trained = parameters(graph, dialect.lookup, trainable, constant)
     chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
-    return Network(graph, dialect, trained, chosen, dialect.evaluate(graph, chosen, trained))
+    facts = dialect.evaluate(graph, chosen, trained)
+    varied = other_sizes(chosen)
+    return Network(graph, dialect, trained, chosen, facts, dialect.evaluate(graph, varied, trained) if varied else facts)
+
+
+def other_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Other sizes for the same dynamic axes; whether every shape fits them doesn't matter for what they're used for."""
+    return {name: 2 * size + 1 if size > 1 else 3 for name, size in sizes.items()}
 
 
 def make(
@@ -75,6 +86,8 @@ def make(
             f"{network.graph.name or 'the network'} holds no tensor that trains: there is nothing to divide",
             hint="name the tensors that train with --trainable",
         )
-    flowed = flow(network.graph, network.dialect, network.facts, network.trained, k, keep=keep, outputs=outputs)
+    flowed = flow(
+        network.graph, network.dialect, network.facts, network.trained, k, keep=keep, outputs=outputs, others=network.others
+    )
     divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
     return make_plan(flowed, divided, output_scale=output_scale)

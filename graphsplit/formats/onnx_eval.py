@@ -90,11 +90,10 @@ def evaluate(graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str],
         results = step(node, [facts.get(name) for name in node.inputs])
         for name, result in zip(node.outputs, results, strict=False):
             if name:
-                known = result is not None and result.shape is not None
-                facts[name] = result if known and result is not None else _declared(graph, name, sizes, result)
+                facts[name] = result if result is not None else _declared(graph, name, sizes)
         for name in node.outputs:
             if name and name not in facts:
-                facts[name] = _declared(graph, name, sizes, None)
+                facts[name] = _declared(graph, name, sizes)
     return facts
 
 
@@ -114,11 +113,11 @@ def concrete(name: str, shape: Sequence[int | str | None] | None, sizes: Mapping
     return None if any(dim is None for dim in found) else tuple(dim for dim in found if dim is not None)
 
 
-def _declared(graph: Graph, name: str, sizes: Mapping[str, int], inferred: Fact | None) -> Fact:
-    """What the file itself says of a value of which inference says too little."""
+def _declared(graph: Graph, name: str, sizes: Mapping[str, int]) -> Fact:
+    """What the file itself says of a value of which inference says nothing."""
     value = graph.values.get(name) or next((out for out in graph.outputs if out.name == name), None)
     if value is None:
-        return inferred or Fact(None, None)
+        return Fact(None, None)
     return Fact(concrete(name, value.shape, sizes), value.dtype)
 
 
@@ -171,11 +170,11 @@ def _infer(node: Node, inputs: list[Fact | None], opsets: list[onnx.OperatorSetI
     try:
         inferred = shape_inference.infer_node_outputs(schema, node_proto(node), types, data, opset_imports=opsets)
     except (shape_inference.InferenceError, RuntimeError, ValueError, onnx.checker.ValidationError):
-        return [None] * len(node.outputs)
+        return [Fact(None, None)] * len(node.outputs)  # shapes that contradict each other: whatever the file declares is wrong
     if not inferred:
         return _infer_function(node, types, opsets)
     found = [_fact_of(inferred.get(name)) for name in node.outputs]
-    return [None if fact is not None and not _consistent(node, inputs, fact) else fact for fact in found]
+    return [Fact(None, f.dtype) if f is not None and not _consistent(node, inputs, f) else f for f in found]
 
 
 def infers_shapes(node: Node, opset: int) -> bool:
@@ -213,6 +212,8 @@ def _fact_of(proto: onnx.TypeProto | None) -> Fact | None:
         return None
     tensor = proto.tensor_type
     dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape") and dtype is None:
+        return None
     if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in tensor.shape.dim):
         return Fact(None, dtype)
     return Fact(tuple(d.dim_value for d in tensor.shape.dim), dtype)

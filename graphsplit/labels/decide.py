@@ -35,6 +35,7 @@ class Flowed:
 
     graph: Graph
     facts: Facts
+    others: Facts
     parts: int
     trained: frozenset[str]
     classes: Ids
@@ -48,6 +49,11 @@ class Flowed:
     edges: tuple[Ids, Ids, Ids]
     private: dict[int, str]
     concatenated: bool
+
+    def fixed(self, name: str) -> bool:
+        """Whether a value's elements are known before anything runs, and the same for other sizes of the dynamic axes."""
+        here, there = self.facts[name].data, self.others[name].data
+        return here is not None and there is not None and np.array_equal(here, there)
 
     @property
     def statistics(self) -> frozenset[int]:
@@ -64,25 +70,31 @@ def flow(
     *,
     keep: Iterable[str] = (),
     outputs: Outputs = "auto",
+    others: Facts | None = None,
 ) -> Flowed:
     """Run the labels through a network for a split into `parts`.
 
-    `keep` names nodes, parameters or values whose layer isn't divided. `outputs` says what becomes of an output that hidden
+    `others` are the facts for other sizes of the dynamic axes: what differs there isn't fixed. `keep` names nodes, parameters or values whose layer isn't divided. `outputs` says what becomes of an output that hidden
     layers read: each part's mean ("mean"), slices put side by side ("concat"), or whichever leaves the parts narrow.
 
     Raises UnsupportedError for an op without a rule or a network that can't be divided. Linear in the graph for each round.
     """
     kept = _kept(graph, keep)
-    if outputs != "auto":
-        return _decided(graph, dialect, facts, trained, parts, kept, outputs == "concat")
-    averaged = _decided(graph, dialect, facts, trained, parts, kept, False)
-    if not any("output" in reason for reason in averaged.private.values()) or parts == 1:
-        return averaged
-    full, share = stored(averaged)
-    if share <= full / parts:
-        return averaged
-    joined = _decided(graph, dialect, facts, trained, parts, kept, True)
-    return joined if stored(joined)[1] < share else averaged
+
+    def run(concatenate: bool, undivided: frozenset[int] = frozenset()) -> Flowed:
+        return _decided(graph, dialect, (facts, others or facts), trained, parts, kept, concatenate, undivided)
+
+    best = run(outputs == "concat")
+    if parts == 1:
+        return best
+    full, share = stored(best)
+    if outputs == "auto" and share > full / parts and any("output" in reason for reason in best.private.values()):
+        joined = run(True)
+        best, share = (joined, stored(joined)[1]) if stored(joined)[1] < share else (best, share)
+    if share > full / parts and best.last.sharing:
+        whole = run(best.concatenated, frozenset(node for node, _ in best.last.sharing))
+        best = whole if stored(whole)[1] < share else best
+    return best
 
 
 def _kept(graph: Graph, names: Iterable[str]) -> frozenset[int]:
@@ -113,31 +125,33 @@ def stored(flowed: Flowed) -> tuple[float, float]:
 def _decided(
     graph: Graph,
     dialect: Dialect,
-    facts: Facts,
+    facts: tuple[Facts, Facts],
     trained: frozenset[str],
     parts: int,
     keep: frozenset[int],
     concatenate: bool,
+    undivided: frozenset[int],
 ) -> Flowed:
     decisions = Decisions(concatenate=concatenate)
     for _ in range(MAX_ROUNDS):
         layout = structure(graph, dialect.lookup, trained, frozenset(decisions.hidden))
         current, classes = settle(
             lambda couplings, known, layout=layout: Pass(  # type: ignore[misc]
-                graph, dialect, facts, layout, trained, parts, keep, decisions, couplings, known
+                graph, dialect, facts[0], layout, trained, parts, keep, decisions, couplings, known
             ),
             decisions,
         )
         if not (
-            _conflicting_ties(current, classes, decisions)
+            _needed_whole(current, classes, decisions, undivided)
+            or _conflicting_ties(current, classes, decisions)
             or _contested_outputs(current, classes, decisions)
             or _too_narrow(current, classes, decisions)
         ):
-            return _result(current, classes, decisions, layout.tail)
+            return _result(current, classes, decisions, layout.tail, facts[1])
     raise UnsupportedError(f"the labels of {graph.name!r} don't settle in {MAX_ROUNDS} rounds")
 
 
-def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[int]) -> Flowed:
+def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[int], others: Facts) -> Flowed:
     labels = {name: Labels(found.shape, resolve(found.core, classes)) for name, found in current.labels.items()}
     undecided = [name for name, found in labels.items() if (found.core == UNKNOWN).any()]
     assert not undecided, f"labels left undecided: {undecided[:3]}"
@@ -149,6 +163,7 @@ def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[i
     return Flowed(
         current.graph,
         current.facts,
+        others,
         current.parts,
         current.trained,
         classes,
@@ -171,6 +186,15 @@ def _make_private(ids: Ids, classes: Ids, decisions: Decisions, reason: str) -> 
     news = [int(i) for i in wanted if i > 0 and int(i) not in decisions.private]
     decisions.private.update(dict.fromkeys(news, reason))
     return bool(news)
+
+
+def _needed_whole(current: Pass, classes: Ids, decisions: Decisions, undivided: frozenset[int]) -> bool:
+    """Vertices that a node needs all of in each part, and those that share a weight which isn't to be copied for them."""
+    changed = False
+    for node, ids in current.needed + [item for item in current.sharing if item[0] in undivided]:
+        reason = f"{current.graph.nodes[node].title} needs all of its vertices in each part"
+        changed |= _make_private(ids, classes, decisions, reason)
+    return changed
 
 
 def _conflicting_ties(current: Pass, classes: Ids, decisions: Decisions) -> bool:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from graphsplit.errors import RuleError, UnsupportedError
-from graphsplit.facts import Facts
+from graphsplit.facts import Fact, Facts
 from graphsplit.graph import Array, Graph, Node
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, compress, resolve_code, move_labels, uniform
 from graphsplit.labels.couplings import Couplings, resolve
@@ -103,6 +103,8 @@ class Pass:
         self.rows: list[tuple[int, Ids]] = []
         self.averaged: dict[str, Ids] = {}
         self.bounds: dict[int, Bound] = {}
+        self.needed: list[tuple[int, Ids]] = []
+        self.sharing: list[tuple[int, Ids]] = []
         self.bare: dict[tuple[int, int], Labels] = {}
         for value in graph.inputs:
             self.labels[value.name] = uniform(facts[value.name].shape, COMMON)
@@ -111,7 +113,8 @@ class Pass:
 
     def run(self) -> Pass:
         """Visit every node, then the graph's outputs."""
-        for index, node in enumerate(self.graph.nodes):
+        for index in sorted(self.graph.alive):
+            node = self.graph.nodes[index]
             for name, found in zip(node.outputs, self._visit(index, node), strict=False):
                 if name and isinstance(found, Derived):
                     self.derived[name] = found
@@ -155,6 +158,12 @@ class Pass:
     def equal_counts(self, node: int, rows: Ids) -> None:
         self.rows.append((node, rows))
 
+    def undivided(self, node: int, vertices: Ids) -> None:
+        self.needed.append((node, vertices))
+
+    def shared(self, node: int, vertices: Ids) -> None:
+        self.sharing.append((node, vertices))
+
     # -- one node ---------------------------------------------------------------------------------------------------------
 
     def _visit(self, index: int, node: Node) -> list[Labels | Derived | None]:
@@ -168,7 +177,8 @@ class Pass:
         weights = [o for o in operands if isinstance(o, Derived)]
         if not weights and all(o.code is not None and o.code <= 0 for o in labels):
             return [uniform(shape, min((o.code or 0 for o in labels), default=COMMON)) for shape in shapes]
-        if rules[0].opaque:
+        unshaped = any(name and self.facts[name].shape is None for name in (*node.inputs, *node.outputs))
+        if rules[0].opaque or (unshaped and not any((o.core > 0).any() for o in labels)):
             return self._opaque(node, labels, weights, shapes)
         if stays(rules[0]):
             return [operands[0] for _ in shapes]
@@ -250,7 +260,7 @@ class Pass:
         tag = operand_tag(rule, position)
         if not name or tag is None:
             return None
-        return np.zeros((), np.int64) if tag == "fill" else self.facts[name].data
+        return argument_value(tag, self.facts[name])
 
     def _as_data(
         self,
@@ -319,6 +329,13 @@ class Pass:
             f"{node.title}: operands of shapes {inputs} fit none of its rules ({reasons[-1]})",
             hint="add a rule line for it with --rules FILE",
         )
+
+
+def argument_value(tag: str, fact: Fact) -> Array | None:
+    """What a movement op gets as an argument when it runs on labels."""
+    if tag == "fill":
+        return np.zeros((), np.int64)
+    return np.atleast_1d(fact.data) if tag == "shape" and fact.data is not None else fact.data
 
 
 def beside(shape: tuple[int, ...], other: Labels, result: tuple[int, ...] | None) -> bool:

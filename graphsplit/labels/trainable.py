@@ -87,7 +87,7 @@ def structure(graph: Graph, lookup: Lookup, trained: frozenset[str], hidden: fro
     outputs = {value.name for value in graph.outputs}
     tail: set[int] = set()
     frontier: set[int] = set()
-    for i in range(len(graph.nodes) - 1, -1, -1):
+    for i in sorted(graph.alive, reverse=True):
         node = graph.nodes[i]
         if not _feeds_only(graph, lookup, node, tail, outputs):
             continue
@@ -102,8 +102,9 @@ def structure(graph: Graph, lookup: Lookup, trained: frozenset[str], hidden: fro
 
 
 def _feeds_only(graph: Graph, lookup: Lookup, node: Node, tail: set[int], outputs: set[str]) -> bool:
-    readers = [j for name in node.outputs for j in graph.consumers.get(name, ()) if not gives_sizes(lookup(graph.nodes[j]))]
-    return all(j in tail for j in readers) and bool(readers or outputs & set(node.outputs))
+    readers = {j for name in node.outputs for j in graph.consumers.get(name, ())} & graph.alive
+    readers = {j for j in readers if not gives_sizes(lookup(graph.nodes[j]))}
+    return readers <= tail and bool(readers or outputs & set(node.outputs))
 
 
 def _derived(graph: Graph, lookup: Lookup, trained: frozenset[str]) -> set[str]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from graphsplit.errors import UnsupportedError
 from graphsplit.graph import Node
 from graphsplit.labels.arrays import (
     COMMON,
@@ -51,6 +50,12 @@ class Flow(Protocol):
 
     def statistic(self, node: int) -> None:
         """Mark a node that takes statistics over labelled axes: the merged network repeats it."""
+
+    def undivided(self, node: int, vertices: Ids) -> None:
+        """Ask that these vertices aren't divided: this node needs all of them in each part."""
+
+    def shared(self, node: int, vertices: Ids) -> None:
+        """Note that these vertices share a weight of this node, which each part then has whole."""
 
     def equal_counts(self, node: int, rows: Ids) -> None:
         """Ask that each part takes as many vertices out of each row."""
@@ -164,7 +169,7 @@ class Transfer:
         if not (array > 0).any():
             return array.min(axis=self._varying(array, gone), keepdims=True)
         if self._varying(array, gone) and self.result - self._known():
-            self._refuse_resized()
+            return self._resized(array, self._varying(array, gone))
         rows = tuple(a for a, size in enumerate(array.shape) if size > 1 and a not in varying)
         if rows and self.flow.classes is not None:
             if self.flow.mode(self.site.index, "group", array) == "atomic":
@@ -179,11 +184,10 @@ class Transfer:
         """Factors of any operand."""
         return set().union(*(self.factors(j) for j in (*self.data, *self.parameters)))
 
-    def _refuse_resized(self) -> NoReturn:
-        raise UnsupportedError(
-            f"{self.site.node.title}: vertices lie along a spatial axis that changes its size here",
-            hint="--keep the layer that makes them, so that each part has all of it",
-        )
+    def _resized(self, array: Ids, axes: tuple[int, ...]) -> Ids:
+        """Vertices along a spatial axis that changes its size: no part can have a slice of it, so each must have all."""
+        self.flow.undivided(self.site.index, array)
+        return array.min(axis=axes, keepdims=True)
 
     def _collapsed(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         if not axes:
@@ -230,7 +234,7 @@ class Transfer:
             return array.min(axis=loose, keepdims=True)
         gone = tuple(a for a in loose if self.order[a] not in self.result)
         if gone and not columns:
-            self._refuse_resized()
+            return self._resized(array, gone)
         if not columns:
             return array
         if self.flow.classes is None:
@@ -243,6 +247,7 @@ class Transfer:
 
     def _shared_weight(self, weights: dict[int, Derived], array: Ids) -> Ids:
         """A weight used alike by several vertices: it is duplicated, and the vertices pass."""
+        self.flow.shared(self.site.index, array)
         out = self._statistic(-1, array, set(self.site.bound.stat), set())
         private = np.full((1,) * len(self.order), PRIVATE, np.int64)
         for j in weights:

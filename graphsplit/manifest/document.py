@@ -268,7 +268,7 @@ def _check(manifest: Manifest, found: dict[str, Field]) -> None:
     for i, file in enumerate(files):
         if file in files[:i]:
             where = found["source"] if i == manifest.parts else found["submodels"].items()[i]
-            where.refuse(f"the file {file!r} serves two purposes")
+            where.refuse(f"the file {where.members()['file'].text()!r} is listed already")
     order = tuple(dict.fromkeys(_uses(manifest.parameters, manifest.outputs)))
     if order != tuple(range(len(manifest.groups))):
         found["groups"].refuse("the groups are not numbered in order of their first use, or one is not used")

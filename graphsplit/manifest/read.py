@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -74,7 +74,9 @@ def read_file(field: Field, folder: Path | None) -> str:
         inside(folder if folder is not None else _NOWHERE, text)
     except FormatError as error:
         field.refuse(error.message, error.hint)
-    if text == MANIFEST_NAME:
+    if str(PurePosixPath(text)) != text:
+        field.refuse(f"the path {text!r} has a shorter form: {str(PurePosixPath(text))!r}")
+    if text.casefold() == MANIFEST_NAME:
         field.refuse(f"{text!r} is the manifest itself")
     return text
 
@@ -211,7 +213,7 @@ def _check_entry(found: dict[str, Field], entry: ParameterEntry, groups: Sequenc
     for key in COUNTS:
         told, real = getattr(entry.counts, key), getattr(expected, key)
         if told != real:
-            found["counts"].members()[key].refuse(f"{told} elements are said to be {key}: by the layout {real} are")
+            found["counts"].members()[key].refuse(f"the manifest says {told}, and the layout has {real} such elements")
     if entry.role != "constant" and entry.role != role_of(entry.counts):
         found["role"].refuse(f"the role {entry.role!r} does not fit the counts: {role_of(entry.counts)!r} does")
     if entry.scale == "activation" and not entry.counts.output:

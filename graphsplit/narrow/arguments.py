@@ -64,7 +64,7 @@ class Arguments:
 
     def _constant(self, name: str, value: Array) -> str:
         source = self.narrower.graph.tensors.get(name)
-        array = np.asarray(value, source.dtype if source is not None else np.int64)
+        array = np.asarray(value, source.dtype if source is not None else None)
         placeholder = self.narrower.constants.rewritten(name, array)
         self.narrower.facts[placeholder] = Fact(tuple(array.shape), array.dtype, array)
         return placeholder
@@ -87,14 +87,17 @@ class Arguments:
 
     def unshrunk(self, node: Node, rule: Rule) -> Node:
         """Numbers that a width has gone into, where they are computed with (a scale 1/sqrt(d) read off a shape): the source's."""
+        if not gives_numbers(rule) or all(self._computes_sizes(o) for o in node.outputs if o):
+            return node
         inputs = list(node.inputs)
         for position, name in enumerate(node.inputs):
             if not name or operand_tag(rule, position) is not None or not self.narrower.differs(name):
                 continue
-            if gives_numbers(rule) and self.narrower.facts[node.inputs[position]].data is not None:
-                there = self.narrower.flowed.facts[name].data
-                if there is not None and not all(self._computes_sizes(o) for o in node.outputs if o):
-                    inputs[position] = self._corrected(node, name, there)
+            there = self.narrower.flowed.facts[name].data
+            if there is not None and self.narrower.flowed.fixed(name):
+                inputs[position] = self._constant(name, there)
+            elif there is not None:
+                inputs[position] = self._corrected(node, name, there)
         return node if tuple(inputs) == node.inputs else replace(node, inputs=tuple(inputs))
 
     def _computes_sizes(self, name: str) -> bool:

@@ -18,7 +18,7 @@ from graphsplit.graph import Array, Dim, Graph, Node, Tensor, Value
 from graphsplit.labels import Dialect, Labels
 from graphsplit.labels.arrays import Ids, move_labels, squeeze_constant_axes
 from graphsplit.labels.couplings import resolve
-from graphsplit.labels.flow import stays
+from graphsplit.labels.flow import argument_value, stays
 from graphsplit.labels.trainable import gives_sizes, operand_tag
 from graphsplit.narrow.arguments import Arguments
 from graphsplit.narrow.tensors import Constants, SlicedTensor
@@ -120,7 +120,10 @@ class Narrower:
         for name in self.graph.tensors:
             self.facts[name] = self._tensor_fact(name)
         for index, node in enumerate(self.graph.nodes):
-            self._visit(index, node)
+            if self.plan.parts == 1:
+                self.emit(node, index)
+            elif index in self.graph.alive:
+                self._visit(index, node)
         return self._assembled()
 
     def _tensor_fact(self, name: str) -> Fact:
@@ -155,6 +158,8 @@ class Narrower:
         if here is None or there is None or name in self.plan.parameters:
             return False
         if here.data is None or there.data is None:
+            if there.data is not None and self.flowed.fixed(name):
+                return True
             unlabelled = name in self.flowed.labels and not self.is_labelled(name)
             return unlabelled and here.shape != there.shape and here.shape is not None
         return not np.array_equal(here.data, there.data)
@@ -215,20 +220,22 @@ class Narrower:
             if want is None or (have is not None and len(have) == len(want)):
                 continue
             cuts.append((axis, want if have is None else np.searchsorted(have, want)))
-        if cuts and name in self.graph.tensors and name not in self.plan.parameters:
+        if cuts and (name in self.graph.tensors or "\0" in name) and name not in self.plan.parameters:
             return self._cut_constant(name, cuts)
         for axis, positions in cuts:
             result = self.pick(node, result, positions, axis, index)
         return result
 
     def _cut_constant(self, name: str, cuts: list[tuple[int, Ids]]) -> str:
-        axes: list[Ids | None] = [None] * len(self.graph.tensors[name].shape)
-        array = self.graph.tensors[name].numpy()
+        known = self.facts[name].data
+        array = known if known is not None else self.graph.tensors[name].numpy()
+        axes: list[Ids | None] = [None] * array.ndim
         for axis, positions in cuts:
             axes[axis] = positions
             array = array.take(positions, axis=axis)
-        placeholder = self.constants.rewritten(name, array)
-        self.cut[placeholder] = tuple(axes)
+        placeholder = self.constants.rewritten(name.split("\0")[0], array)
+        if name in self.graph.tensors:
+            self.cut[placeholder] = tuple(axes)
         self.facts[placeholder] = Fact(tuple(array.shape), array.dtype, array)
         return placeholder
 
@@ -326,8 +333,7 @@ class Narrower:
             tag = operand_tag(rule, position)
             data = bool(name) and tag is None
             labels.append(self._data_labels(index, position, name) if data else None)
-            known = np.zeros((), np.int64) if tag == "fill" else self.facts[name].data if name and not data else None
-            arguments.append(known)
+            arguments.append(argument_value(tag, self.facts[name]) if name and tag is not None else None)
 
         def run(arrays: Sequence[Ids | None]) -> list[Ids]:
             given = [a if a is not None else b for a, b in zip(arrays, arguments, strict=True)]
@@ -349,6 +355,8 @@ class Narrower:
     # -- the result -----------------------------------------------------------------------------------------------------------
 
     def _assembled(self) -> SubModel:
+        if self.plan.parts > 1:
+            self._prune()
         used = {name for node in self.nodes for name in node.inputs} | {v.name for v in self.graph.outputs}
         taken = {*self.graph.values, *self.graph.tensors, *(o for n in self.nodes for o in n.outputs)}
         final = self.constants.names(used, taken)
@@ -376,6 +384,17 @@ class Narrower:
         for name in self.flowed.labels:
             self.selected(name)
         return SubModel(graph, self.part, tuple(self.origin), cut, dict(self.chosen), differing)
+
+    def _prune(self) -> None:
+        """Drop the nodes that nothing needs: with a width read off a shape they may not even run any more."""
+        needed = {value.name for value in self.graph.outputs}
+        kept: list[tuple[Node, int]] = []
+        for node, origin in zip(reversed(self.nodes), reversed(self.origin), strict=True):
+            if any(o in needed for o in node.outputs):
+                needed.update(node.inputs)
+                kept.append((node, origin))
+        self.nodes = [node for node, _ in reversed(kept)]
+        self.origin = [origin for _, origin in reversed(kept)]
 
     def _value(self, value: Value) -> Value:
         if value.shape is None or (value.name not in self.flowed.labels and value.name not in self.flowed.last.derived):

@@ -210,14 +210,16 @@ def _trained_operands(flowed: Flowed, index: int, dialect: ReportDialect) -> tup
 
 
 def _families(plan: Plan) -> tuple[FamilyFacts, ...]:
-    structure = plan.partition.structure
-    names = [node_name(plan.graph.nodes[layer.node]) for layer in structure.layers]
-    layers: list[list[str]] = [[] for _ in structure.families]
-    for family, layer, _ in structure.usage:
-        layers[family].append(names[layer])
+    flowed, numbers = plan.flowed, family_numbers(plan)
+    families = plan.partition.structure.families
+    layers: list[list[str]] = [[] for _ in families]
+    for index in sorted(flowed.blocks):
+        found = np.unique(numbers[flowed.classes[flowed.blocks[index].ids]])
+        for family in found[found >= 0]:
+            layers[family].append(node_name(plan.graph.nodes[index]))
     return tuple(
         FamilyFacts(number, len(family.atoms), tuple(layers[number]), tuple(int(n) for n in plan.partition.counts[number]))
-        for number, family in enumerate(structure.families)
+        for number, family in enumerate(families)
     )
 
 

@@ -1,0 +1,52 @@
+"""The plan behind the folder of a split, made again from its manifest and its weightless copy of the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graphsplit.errors import ManifestError
+from graphsplit.files import inside
+from graphsplit.formats.onnx_file import load_weightless
+from graphsplit.manifest import Manifest
+from graphsplit.network import Network, make, prepare
+from graphsplit.plan import Plan
+
+
+def replan(folder: Path) -> tuple[Network, Plan]:
+    """The network and the plan that a split's folder came from. Reads no weights.
+
+    Raises ManifestError for a folder that holds no valid manifest, or whose split this version plans differently.
+    """
+    manifest = Manifest.load(folder)
+    options = manifest.options
+    graph = load_weightless(inside(folder, manifest.source.file))
+    network = prepare(
+        graph, trainable=options.trainable, constant=options.constant, rules=options.rules, sizes=dict(options.sizes)
+    )
+    plan = make(
+        network,
+        manifest.parts,
+        strategy=options.strategy,
+        seed=options.seed,
+        shares=options.shares,
+        keep=options.keep,
+        outputs=options.outputs,  # type: ignore[arg-type]
+    )
+    _check(folder, manifest, plan)
+    return network, plan
+
+
+def _check(folder: Path, manifest: Manifest, plan: Plan) -> None:
+    for number, file in enumerate(manifest.submodels):
+        owner = plan.partition.owner
+        held = 0
+        for parameter in plan.parameters.values():
+            size = 1
+            for n in parameter.selection(owner, number).shape(parameter.shape):
+                size *= n
+            held += size
+        if held != file.elements:
+            raise ManifestError(
+                f"{folder}: {file.file} holds {file.elements:,} trained elements, a plan with the same options gives it {held:,}",
+                hint="the folder was split by another version of graphsplit; inspect the model that it was split from",
+            )
