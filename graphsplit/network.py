@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from graphsplit.errors import PlanError
+from graphsplit.errors import FormatError, PlanError
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
@@ -15,11 +16,15 @@ from graphsplit.formats.onnx_sizes import choose_sizes
 from graphsplit.graph import Graph
 from graphsplit.labels import flow, parameters, refuse_unknown
 from graphsplit.labels.decide import Outputs
+from graphsplit.labels.trainable import Lookup
 from graphsplit.partition import partition
 from graphsplit.plan import Plan, make_plan
 from graphsplit.rules import registry
 
 MAX_PARTS = 4096
+TRAINABLE_KEY = "graphsplit.trainable"
+CONSTANT_KEY = "graphsplit.constant"
+"""Metadata of a sub-model: tensors that train, or don't, in the source, and that one couldn't tell by their slices."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,35 @@ def prepare(
     dialect = OnnxDialect(registry("onnx").extended(lines) if lines else None)
     for node in graph.nodes:
         refuse_unknown(node, dialect.lookup(node))
-    trained = parameters(graph, dialect.lookup, trainable, constant)
+    trained = parameters(graph, dialect.lookup, (*trainable, *recorded(graph, TRAINABLE_KEY)), (*constant, *recorded(graph, CONSTANT_KEY)))
     chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
     facts = dialect.evaluate(graph, chosen, trained)
     varied = other_sizes(chosen)
     return Network(graph, dialect, trained, chosen, facts, dialect.evaluate(graph, varied, trained) if varied else facts)
+
+
+def recorded(graph: Graph, key: str) -> tuple[str, ...]:
+    """Names of tensors that a sub-model's metadata lists under a key. Raises FormatError where that isn't a list of names."""
+    text = graph.metadata.get(key)
+    if text is None:
+        return ()
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"the metadata {key!r} of {graph.name!r} is not a list of names")
+    return tuple(name for name in names if name in graph.tensors)
+
+
+def trained_record(graph: Graph, lookup: Lookup, trained: frozenset[str]) -> dict[str, str]:
+    """Metadata that says of a sub-model's tensors which ones train, as far as the tensors themselves don't."""
+    plain = parameters(graph, lookup, ())
+    found = {}
+    for key, names in ((TRAINABLE_KEY, trained - plain), (CONSTANT_KEY, plain - trained)):
+        if names:
+            found[key] = json.dumps(sorted(names))
+    return found
 
 
 def other_sizes(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -236,7 +236,7 @@ def _uses(flowed: Flowed, name: str, part_nodes: Iterable[int]) -> list[Claim]:
     """The claims on a tensor; what a repeated node calls output is private to each copy."""
     repeated = set(part_nodes)
     return [
-        Claim(c.node, c.axes, np.where(c.core == OUTPUT, PRIVATE, c.core)) if c.node in repeated else c
+        replace(c, core=np.where(c.core == OUTPUT, PRIVATE, c.core)) if c.node in repeated else c
         for c in flowed.claims.get(name, ())
     ]
 

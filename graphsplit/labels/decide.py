@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -156,7 +156,7 @@ def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[i
     undecided = [name for name, found in labels.items() if (found.core == UNKNOWN).any()]
     assert not undecided, f"labels left undecided: {undecided[:3]}"
     claims = {
-        name: tuple(Claim(c.node, c.axes, resolve(c.core, classes)) for c in found) for name, found in current.claims.items()
+        name: tuple(replace(c, core=resolve(c.core, classes)) for c in found) for name, found in current.claims.items()
     }
     averaged = {name: resolve(core, classes) for name, core in current.averaged.items()}
     rows = tuple((node, resolve(ids, classes)) for node, ids in current.rows)

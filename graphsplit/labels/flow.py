@@ -103,6 +103,7 @@ class Pass:
         self.rows: list[tuple[int, Ids]] = []
         self.averaged: dict[str, Ids] = {}
         self.bounds: dict[int, Bound] = {}
+        self.narrow: dict[int, str] = {}
         self.needed: list[tuple[int, Ids]] = []
         self.sharing: list[tuple[int, Ids]] = []
         self.bare: dict[tuple[int, int], Labels] = {}
@@ -136,6 +137,7 @@ class Pass:
         if output:
             return np.full((1,) * len(shape), OUTPUT, np.int64)
         if size < self.parts or node in self.keep:
+            self.narrow[node] = "it was asked to be kept" if node in self.keep else f"it has only {size} vertices"
             return np.full((1,) * len(shape), PRIVATE, np.int64)
         block = self.decisions.block(node, shape)
         self.blocks[node] = block
@@ -147,9 +149,9 @@ class Pass:
         known.update(factors)
         return known
 
-    def claim(self, node: int, derived: Derived, axes: tuple[int, ...], core: Ids) -> None:
+    def claim(self, derived: Derived, claimed: Claim) -> None:
         several = UNKNOWN if self.classes is None else PRIVATE
-        for name, found in claim(derived, self.shapes, node, axes, core, several):
+        for name, found in claim(derived, self.shapes, claimed, several):
             self.claims.setdefault(name, []).append(found)
 
     def statistic(self, node: int) -> None:
@@ -231,7 +233,7 @@ class Pass:
                 hint="--keep the layer in front of it, so that each part has all of it",
             )
         for derived in weights:
-            self.claim(-1, derived, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64))
+            self.claim(derived, Claim(-1, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64)))
         return [uniform(shape, PRIVATE) for shape in shapes]
 
     def _arguments_known(self, node: Node, rule: Rule) -> bool:
@@ -282,7 +284,7 @@ class Pass:
         if self.classes is not None:
             core = resolve(core, self.classes)
         if isinstance(operand, Derived):
-            self.claim(index, operand, tuple(range(core.ndim)), core)
+            self.claim(operand, Claim(index, tuple(range(core.ndim)), core))
         self.bare[index, position] = Labels(shape, core)
         return self.bare[index, position]
 
@@ -294,7 +296,7 @@ class Pass:
             return [elementwise(weights, shape or ())]
         if any(site.bound.mix) or site.bound.rule.reduce:
             for derived in weights:
-                self.claim(site.index, derived, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64))
+                self.claim(derived, Claim(site.index, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64)))
             return [uniform(s, PRIVATE) for s in site.shapes]
         return None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsplit.labels.arrays import PRIVATE, UNKNOWN, Ids, squeeze_constant_axes
+from graphsplit.labels.arrays import Ids, squeeze_constant_axes
 
 UNUSED = -4
 """The claim of an element that a use never reads."""
@@ -41,12 +41,13 @@ class Derived:
 class Claim:
     """What one use says of a parameter: a label for each element, as a core array over the parameter's axes.
 
-    `axes` are the axes that the labels belong to, also where they change nothing.
+    `axes` are the axes that the labels belong to, also where they change nothing; `contracted` says that the use sums over them.
     """
 
     node: int
     axes: tuple[int, ...]
     core: Ids
+    contracted: bool = False
 
 
 def parameter(name: str, shape: tuple[int, ...]) -> Derived:
@@ -98,18 +99,21 @@ def elementwise(operands: Sequence[Derived], shape: tuple[int, ...]) -> Derived:
 
 
 def claim(
-    derived: Derived, shapes: Mapping[str, tuple[int, ...]], node: int, axes: tuple[int, ...], core: Ids, several: int
+    derived: Derived,
+    shapes: Mapping[str, tuple[int, ...]],
+    claimed: Claim,
+    several: int,
 ) -> list[tuple[str, Claim]]:
-    """What labels on a derived tensor say of the parameters behind it.
+    """What a claim on a derived tensor says of the parameters behind it: a claim on each.
 
-    `core` broadcasts to the derived shape, `axes` are the derived axes that its labels belong to. An element that meets
-    different labels gets the code `several`.
+    An element that meets different labels gets the code `several`.
     """
     found = []
     for leaf in derived.leaves:
         shape = shapes[leaf.name]
-        touched = tuple(a for a, slot in enumerate(leaf.slots) if any(slot.shape[d] > 1 for d in axes))
-        found.append((leaf.name, Claim(node, touched, _pull_back(leaf, shape, core, several))))
+        touched = tuple(a for a, slot in enumerate(leaf.slots) if any(slot.shape[d] > 1 for d in claimed.axes))
+        core = _pull_back(leaf, shape, claimed.core, several)
+        found.append((leaf.name, Claim(claimed.node, touched, core, claimed.contracted)))
     return found
 
 
@@ -135,7 +139,3 @@ def _pull_back(leaf: Leaf, shape: tuple[int, ...], core: Ids, several: int) -> I
     result = result.reshape([size if a in used else 1 for a, size in enumerate(shape)])
     return squeeze_constant_axes(result)
 
-
-def several_code(decided: bool) -> int:
-    """The claim on an element that meets several labels: a private copy, once the classes are known."""
-    return PRIVATE if decided else UNKNOWN

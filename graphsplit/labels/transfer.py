@@ -26,7 +26,7 @@ from graphsplit.labels.arrays import (
     uniform,
 )
 from graphsplit.labels.couplings import Couplings, resolve
-from graphsplit.labels.parameters import Derived
+from graphsplit.labels.parameters import Claim, Derived
 from graphsplit.notation import Bound
 
 
@@ -45,8 +45,8 @@ class Flow(Protocol):
     def grouping(self, node: int, factors: set[str]) -> set[str]:
         """Factors along which the layer's inputs are different vertices, also where they have been coupled since."""
 
-    def claim(self, node: int, derived: Derived, axes: tuple[int, ...], core: Ids) -> None:
-        """Say what labels a use gives to the elements of a parameter."""
+    def claim(self, derived: Derived, claimed: Claim) -> None:
+        """Say what labels a use gives to the elements of a parameter, or of a tensor made of parameters."""
 
     def statistic(self, node: int) -> None:
         """Mark a node that takes statistics over labelled axes: the merged network repeats it."""
@@ -258,7 +258,7 @@ class Transfer:
         for j in weights:
             shared = self.factors(j) & self.factors(operand)
             if shared & self.site.bound.mix:
-                self._claim(j, shared, array)
+                self._claim(j, shared, array, contracted=True)
 
     def _outputs(self, array: Ids, grouping: set[str]) -> Ids:
         """The vertices behind a contraction; those of one group are coupled with its inputs, unless groups are kept."""
@@ -294,7 +294,7 @@ class Transfer:
 
     # -- results ------------------------------------------------------------------------------------------------------
 
-    def _claim(self, operand: int, factors: set[str], array: Ids) -> None:
+    def _claim(self, operand: int, factors: set[str], array: Ids, contracted: bool = False) -> None:
         """Give the labels of `array` to a parameter, along those of its axes that hold `factors`."""
         axes = self.site.bound.operands[operand]
         assert axes is not None
@@ -302,7 +302,7 @@ class Transfer:
         array = self._collapsed(array, self._varying(array, set(self.order) - own))
         core = from_factors(array, axes, self.sizes, self.order)
         touched = tuple(a for a, names in enumerate(axes) if set(names) & factors)
-        self.flow.claim(self.site.index, self.parameters[operand], touched, core)
+        self.flow.claim(self.parameters[operand], Claim(self.site.index, touched, core, contracted))
 
     def _result(self, axes: tuple[tuple[str, ...], ...] | None, shape: tuple[int, ...] | None, out: Ids) -> Labels:
         if axes is None or shape is None:

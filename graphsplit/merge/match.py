@@ -148,7 +148,8 @@ def _check_finite(manifest: Manifest, one: Trained) -> None:
     for name, entry in manifest.parameters.items():
         if entry.role == "constant":
             continue
-        bad = sum(int((~np.isfinite(chunk)).sum()) for chunk in _flat_chunks(one.tensors[name].numpy()))
+        with np.errstate(invalid="ignore"):  # numpy may warn of NaNs, which are what is looked for
+            bad = sum(int((~np.isfinite(chunk)).sum()) for chunk in _flat_chunks(one.tensors[name].numpy()))
         if bad:
             raise MergeError(
                 f"{one.label!r}: {bad} of the {one.tensors[name].numpy().size} elements of {name!r} are not finite",

@@ -115,7 +115,8 @@ def merged_tensor(
         for axes in _chunks(tuple(ranges.indices() for ranges in region.axes)):
             pieces = [piece for h in mine for piece in h.pieces(axes)]
             if pieces:
-                out[_index(axes)] = _combined(entry, region.kind, tuple(len(a) for a in axes), pieces)
+                with np.errstate(all="ignore"):  # what isn't finite is looked for, and may be allowed
+                    out[_index(axes)] = _combined(entry, region.kind, tuple(len(a) for a in axes), pieces)
     return out
 
 
@@ -322,8 +323,7 @@ def _is_real(dtype: np.dtype[np.generic]) -> bool:
 
 def _rounded(entry: ParameterEntry, values: Floats, dtype: np.dtype[np.generic], pieces: Sequence[_Piece]) -> Array:
     """Float64 rounded once to a type."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = (_to_odd(values) if dtype.kind == "V" else values).astype(dtype)
+    found = (_to_odd(values) if dtype.kind == "V" else values).astype(dtype)
     if not np.isfinite(found).all() and all(np.isfinite(piece.array).all() for piece in pieces):
         raise MergeError(f"{entry.name!r}: the merged elements are too large for {entry.dtype}")
     return found

@@ -27,7 +27,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Search:
-    """What a breadth-first search reached: `rank[id]` orders vertices by distance (-1: not reached), `before` leads back."""
+    """What a search reached: `rank[id]` orders vertices by distance (-1: not reached), `before` leads back."""
 
     rank: Ids
     before: Ids
@@ -46,15 +46,20 @@ class Chains:
         left, right, node = edges
         both = np.concatenate([node * vertices + left, node * vertices + right])
         members, number = np.unique(both, return_inverse=True)
-        pairs = coo_array((np.ones(len(left), np.int8), (number[: len(left)], number[len(left) :])), shape=(len(members),) * 2)
-        self._groups, self._group = connected_components(pairs, directed=False) if len(members) else (0, np.empty(0, np.int64))
+        ends = number[: len(left)], number[len(left) :]
+        pairs = coo_array((np.ones(len(left), np.int8), ends), shape=(len(members),) * 2)
+        self._groups: int = 0
+        self._group: Ids = np.empty(0, np.int64)
+        if len(members):
+            self._groups, found = connected_components(pairs, directed=False)
+            self._group = found.astype(np.int64)
         self._member = members % vertices
         self._node_of_group = np.zeros(self._groups, np.int64)
         self._node_of_group[self._group] = members // vertices
 
     @cached_property
     def _graph(self) -> csr_array:
-        """Vertices and groups as one undirected graph; vertex 0, which is no vertex, is left free for a search's start."""
+        """Vertices and groups as one undirected graph; 0, which is no vertex, is left free for a search's start."""
         size = self.vertices + self._groups
         group = self._group + self.vertices
         ends = np.concatenate([self._member, group]), np.concatenate([group, self._member])
@@ -68,7 +73,8 @@ class Chains:
         if not len(start):
             return Search(rank[: self.vertices], before)
         row = coo_array((np.ones(len(start), np.int8), (np.zeros(len(start), np.int64), start)), shape=(size, size))
-        order, found = breadth_first_order((self._graph + row.tocsr()).tocsr(), 0, directed=True, return_predecessors=True)
+        graph = (self._graph + row.tocsr()).tocsr()
+        order, found = breadth_first_order(graph, 0, directed=True, return_predecessors=True)
         rank[order] = np.arange(len(order))
         rank[0] = -1
         before[order] = found[order]

@@ -5,12 +5,13 @@ Counts are whole numbers, shares are fractions of one. Tuples with one entry a p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal
 
 Kind = Literal["divided", "private", "output", "whole"]
-"""divided: its vertices belong to parts; private: each part has its own value of all of it; output: every part has all of
-it and the merge averages it; whole: the same in every part."""
+"""divided: its vertices belong to parts; private: each part has its own value of all of it; output: every part has all
+of it and the merge averages it; whole: the same in every part."""
 
 Shape = tuple[int, ...]
 
@@ -41,8 +42,8 @@ class NetworkFacts:
 class LayerFacts:
     """A node that makes vertices or holds parameters.
 
-    `vertices` are those of its result, `own` says whether it makes them (a batch norm passes them on). `families` numbers
-    the families that they belong to; `reason` says why a private layer is.
+    `vertices` are those of its result, `own` says whether it makes them (a batch norm passes them on). `families`
+    numbers the families that they belong to; `reason` says why a private layer is.
     """
 
     node: str
@@ -261,7 +262,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
-    """A layer with vertices that must stay with the target's: how many of its own, and the shortest chain to one of them."""
+    """A layer with vertices that must stay with the target's: how many, and the shortest chain to one of them."""
 
     node: str
     title: str
@@ -283,7 +284,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class PairExplanation:
-    """Whether two things must stay together: how many vertices of each are coupled with the other, and the shortest chain."""
+    """Whether two things must stay together: how many vertices of each are coupled, and the shortest chain."""
 
     report: Literal["pair"]
     parts: int
@@ -305,3 +306,22 @@ def plain(content: object) -> object:
     if isinstance(content, tuple | list):
         return [plain(item) for item in content]
     return content
+
+
+def split_summary(found: Inspection, folder: str, files: Sequence[str]) -> dict[str, object]:
+    """What `split --json` prints: the files with their sizes, and what isn't simply divided."""
+    parameters, work = found.parameter_sizes, found.multiply_add_sizes
+    submodels = [
+        {"file": file, "parameters": size, "share": share, "multiply_adds": adds}
+        for file, size, share, adds in zip(files, parameters.parts, parameters.shares, work.parts, strict=True)
+    ]
+    return {
+        "folder": folder,
+        "parts": found.parts,
+        "parameters": parameters.full,
+        "multiply_adds": work.full,
+        "submodels": submodels,
+        "outputs": plain(found.outputs),
+        "repeated": plain(found.repeated),
+        "private": plain(found.private),
+    }

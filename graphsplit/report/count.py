@@ -38,7 +38,11 @@ def bound_of(node: Node, rules: Sequence[Rule], dialect: Dialect, facts: Facts) 
     """The first of a node's rules that fits its shapes, None where none does."""
     inputs = [facts[name].shape if name in facts else None for name in node.inputs]
     outputs = [facts[name].shape if name in facts else None for name in node.outputs]
-    if not outputs or outputs[0] is None or any(name and shape is None for name, shape in zip(node.inputs, inputs, strict=True)):
+    if (
+        not outputs
+        or outputs[0] is None
+        or any(name and shape is None for name, shape in zip(node.inputs, inputs, strict=True))
+    ):
         return None
     attributes = dict(dialect.attributes(node))
     for position, name in enumerate(node.inputs):
@@ -57,10 +61,10 @@ def bound_of(node: Node, rules: Sequence[Rule], dialect: Dialect, facts: Facts) 
 def work(bound: Bound) -> int:
     """The multiply-adds of one node.
 
-    They are the product of the sizes of all factors of the result and of the operands that a `mix` contracts: of a matrix
-    product n · i · o. A window that slides (a factor of the result that no operand has: `*t` of a convolution) meets each
-    of the kernel's elements (`*k`) once for each position of the result or of the input (`*s`), whichever are fewer:
-    a convolution counts its results, a transposed one its inputs. The border that a padding adds is counted.
+    They are the product of the sizes of all factors of the result and of the operands that a `mix` contracts: of a
+    matrix product n · i · o. A window that slides (a factor of the result that no operand has: `*t` of a convolution)
+    meets each of the kernel's elements (`*k`) once for each position of the result or of the input (`*s`), whichever
+    are fewer: a convolution counts its results, a transposed one its inputs. The border that a padding adds is counted.
     """
     holders = _holders(bound)
     if len(holders) < 2:

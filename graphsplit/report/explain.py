@@ -27,7 +27,8 @@ def explain(flowed: Flowed, name: str) -> Explanation:
 def explain_pair(flowed: Flowed, first: str, second: str) -> PairExplanation:
     """Whether two things must stay together, and the shortest chain of nodes that couples them.
 
-    Exact for single vertices: that some vertices are coupled doesn't say that all are. Raises GraphsplitError as `explain`.
+    Exact for single vertices: that some vertices are coupled doesn't say that all are.
+    Raises GraphsplitError as `explain`.
     """
     return Explainer(flowed).two(first, second)
 
@@ -75,7 +76,7 @@ class Explainer:
             chain=tuple(self._step(link) for link in links),
         )
 
-    # -- pieces -------------------------------------------------------------------------------------------------------------
+    # -- pieces ------------------------------------------------------------------------------------
 
     def vertex(self, number: int) -> Vertex:
         """The layer that makes a vertex, and its index there."""

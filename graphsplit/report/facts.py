@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -41,12 +41,14 @@ class _Work:
     parts: list[list[int]]
 
 
-def inspect(plan: Plan, dialect: ReportDialect) -> Inspection:
+def inspect(plan: Plan, dialect: ReportDialect | None = None) -> Inspection:
     """What a plan does: layers, families, parameters, sizes, and everything that isn't divided with its reason.
 
-    Reads no weights. Parts of one shape are counted once. Raises UnsupportedError where narrowing refuses.
+    `dialect` is the one that the plan was made with unless another is given. Reads no weights; parts of one shape are
+    counted once. Raises UnsupportedError where narrowing refuses.
     """
     flowed = plan.flowed
+    dialect = dialect if dialect is not None else cast(ReportDialect, flowed.last.dialect)
     shapes = _part_shapes(plan)
     work = _work(plan, dialect, shapes)
     return Inspection(
@@ -111,7 +113,7 @@ def probe_sizes(graph: Graph, facts: Facts) -> dict[str, int]:
     return found
 
 
-# -- parameters and multiply-adds of the parts -----------------------------------------------------------------------------
+# -- parameters and multiply-adds of the parts ----------------------------------------------------
 
 
 def _part_shapes(plan: Plan) -> list[dict[str, Shape]]:
@@ -156,7 +158,7 @@ def _parameters(plan: Plan, shapes: list[dict[str, Shape]]) -> tuple[ParameterFa
     return tuple(found)
 
 
-# -- layers and families -----------------------------------------------------------------------------------------------------
+# -- layers and families --------------------------------------------------------------------------
 
 
 def family_numbers(plan: Plan) -> Ids:
@@ -218,7 +220,9 @@ def _families(plan: Plan) -> tuple[FamilyFacts, ...]:
         for family in found[found >= 0]:
             layers[family].append(node_name(plan.graph.nodes[index]))
     return tuple(
-        FamilyFacts(number, len(family.atoms), tuple(layers[number]), tuple(int(n) for n in plan.partition.counts[number]))
+        FamilyFacts(
+            number, len(family.atoms), tuple(layers[number]), tuple(int(n) for n in plan.partition.counts[number])
+        )
         for number, family in enumerate(families)
     )
 
@@ -230,4 +234,3 @@ def _merge_of(flowed: Flowed, name: str) -> Literal["mean", "concat", "common"]:
     if bool((labels.core > 0).any()):
         return "concat"
     return "mean" if bool(np.isin(labels.core, (OUTPUT, PRIVATE)).any()) else "common"
-

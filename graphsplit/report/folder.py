@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 from graphsplit.errors import ManifestError
@@ -17,7 +18,7 @@ def replan(folder: Path) -> tuple[Network, Plan]:
 
     Raises ManifestError for a folder that holds no valid manifest, or whose split this version plans differently.
     """
-    manifest = Manifest.load(folder)
+    manifest = Manifest.read(folder)
     options = manifest.options
     graph = load_weightless(inside(folder, manifest.source.file))
     network = prepare(
@@ -39,14 +40,11 @@ def replan(folder: Path) -> tuple[Network, Plan]:
 def _check(folder: Path, manifest: Manifest, plan: Plan) -> None:
     for number, file in enumerate(manifest.submodels):
         owner = plan.partition.owner
-        held = 0
-        for parameter in plan.parameters.values():
-            size = 1
-            for n in parameter.selection(owner, number).shape(parameter.shape):
-                size *= n
-            held += size
+        shapes = [p.selection(owner, number).shape(p.shape) for p in plan.parameters.values()]
+        held = sum(prod(shape) for shape in shapes)
         if held != file.elements:
             raise ManifestError(
-                f"{folder}: {file.file} holds {file.elements:,} trained elements, a plan with the same options gives it {held:,}",
+                f"{folder}: {file.file} holds {file.elements:,} trained elements, "
+                f"a plan with the same options gives it {held:,}",
                 hint="the folder was split by another version of graphsplit; inspect the model that it was split from",
             )

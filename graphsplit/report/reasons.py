@@ -74,7 +74,9 @@ def _width(flowed: Flowed, index: int) -> int | None:
         for names in axes
         for f in names
     }
-    weights = [axes for name, axes in zip(node.inputs, bound.operands, strict=False) if name in flowed.last.derived and axes]
+    weights = [
+        axes for name, axes in zip(node.inputs, bound.operands, strict=False) if name in flowed.last.derived and axes
+    ]
     if not weights:
         return None
     of_weights = {f for axes in weights for names in axes for f in names}

@@ -11,6 +11,8 @@ from graphsplit.report.tables import number, say
 
 MAX_COUPLED = 25
 APART = "nothing couples them; each may go to another part"
+ALONE = "nothing couples its vertices; each may go to another part"
+ALONE_TOGETHER = "no other layer couples with it"
 
 
 def show_explanation(console: Console, found: Explanation) -> None:
@@ -25,9 +27,11 @@ def show_explanation(console: Console, found: Explanation) -> None:
         say(console, "", "its own vertices are coupled with each other:")
         _chain(console, found.inside)
     if not found.coupled:
-        say(console, "", "nothing in another layer couples with it" if found.inside else APART.replace("them; each", "its vertices with any others; each"))
+        say(console, "", ALONE_TOGETHER if found.inside else ALONE)
     for coupled in found.coupled[:MAX_COUPLED]:
-        say(console, "", f"{coupled.title}: {number(coupled.vertices)} of its {_vertices(coupled.of)} must stay with it")
+        say(
+            console, "", f"{coupled.title}: {number(coupled.vertices)} of its {_vertices(coupled.of)} must stay with it"
+        )
         _chain(console, coupled.chain)
     if len(found.coupled) > MAX_COUPLED:
         say(console, "", f"… and {number(len(found.coupled) - MAX_COUPLED)} more layers (--json lists all)")
@@ -44,8 +48,8 @@ def show_pair(console: Console, found: PairExplanation) -> None:
     a, b = found.coupled_vertices
     say(
         console,
-        f"they must stay together: {number(a)} of {_vertices(first.vertices)} of {first.title}, "
-        f"{number(b)} of {_vertices(second.vertices)} of {second.title}",
+        f"they must stay together: {number(a)} of the first one's {_vertices(first.vertices)} "
+        f"with {number(b)} of the second one's {_vertices(second.vertices)}",
     )
     if not found.chain:
         assert found.start is not None
@@ -61,7 +65,11 @@ def _chain(console: Console, chain: Sequence[Step]) -> None:
 def _target(target: Target) -> str:
     if target.kind == "divided":
         atoms = f" in {_count(target.atoms, 'atom')}" if target.atoms != target.vertices else ""
-        axes = f" along {'axis' if len(target.axes) == 1 else 'axes'} {', '.join(map(str, target.axes))}" if target.axes else ""
+        axes = (
+            f" along {'axis' if len(target.axes) == 1 else 'axes'} {', '.join(map(str, target.axes))}"
+            if target.axes
+            else ""
+        )
         return f"{target.title}: {_vertices(target.vertices)}{atoms}{axes}"
     kinds = {
         "private": "private, each part has its own",

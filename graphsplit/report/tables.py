@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from math import prod
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -37,6 +39,11 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def times(shape: Sequence[int] | None) -> str:
+    """A shape, such as 2x20x24x24."""
+    return "?" if shape is None else "x".join(map(str, shape)) or "scalar"
+
+
 def percent(share: float) -> str:
     """A share with two digits behind the point."""
     return f"{100 * share:.2f}%"
@@ -44,7 +51,9 @@ def percent(share: float) -> str:
 
 def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str | Text]], title: str = "") -> Table:
     """A table without lines. A column is (heading, "left", "right" or "name"); names are folded, numbers never."""
-    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title or None, title_justify="left", title_style="bold")
+    found = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title or None, title_justify="left", title_style="bold"
+    )
     for heading, kind in columns:
         justify = "right" if kind == "right" else "left"
         found.add_column(heading, justify=justify, overflow="fold", no_wrap=kind == "right", header_style="dim")  # type: ignore[arg-type]
@@ -71,10 +80,19 @@ def show_inspection(console: Console, found: Inspection) -> None:
         for layer in found.layers
         if layer.own or layer.kind == "private"
     ]
-    columns = [("layer", "name"), ("op", "name"), ("kind", "left"), ("vertices", "right"), ("atoms", "right"), ("a part", "left"), ("family", "left")]
+    columns = [
+        ("layer", "name"),
+        ("op", "name"),
+        ("kind", "left"),
+        ("vertices", "right"),
+        ("atoms", "right"),
+        ("a part", "left"),
+        ("family", "left"),
+    ]
     say(console, "", table(columns, rows, "layers"))
     families = [
-        (str(f.number), number(f.atoms), spread(f.atoms_of_parts), _several(f.layers)) for f in found.families[:MAX_FAMILIES]
+        (str(f.number), number(f.atoms), spread(f.atoms_of_parts), _several(f.layers))
+        for f in found.families[:MAX_FAMILIES]
     ]
     columns = [("family", "right"), ("atoms", "right"), ("a part", "left"), ("layers", "name")]
     say(console, "", table(columns, families, "families"))
@@ -85,9 +103,10 @@ def show_inspection(console: Console, found: Inspection) -> None:
 
 def heading(network: NetworkFacts) -> str:
     """One line about a network."""
-    probes = [f"{v.name} {'×'.join(map(str, v.probe))}" for v in network.inputs if v.probe]
+    probes = [f"{v.name} {times(v.probe)}" for v in network.inputs if v.probe]
     counted = f"{number(network.multiply_adds)} multiply-adds" + f" ({', '.join(probes)})" * bool(probes)
-    return f"{network.name or 'network'}: {number(network.nodes)} nodes, {number(network.parameters)} parameters, {counted}"
+    name, nodes = network.name or "network", number(network.nodes)
+    return f"{name}: {nodes} nodes, {number(network.parameters)} parameters, {counted}"
 
 
 def show_sizes(console: Console, found: Inspection) -> None:
@@ -97,9 +116,15 @@ def show_sizes(console: Console, found: Inspection) -> None:
     each = list(zip(parameters.parts, parameters.shares, work.parts, work.shares, strict=True))
     for (mine, share, adds, part_of), group in groupby(enumerate(each), key=lambda item: item[1]):
         parts = [k for k, _ in group]
-        name = f"part {parts[0]}" if len(parts) == 1 else f"parts {parts[0]}–{parts[-1]}, each"
+        name = f"part {parts[0]}" if len(parts) == 1 else f"parts {parts[0]}-{parts[-1]}, each"
         rows.append((name, number(mine), percent(share), number(adds), percent(part_of)))
-    columns = [("", "left"), ("parameters", "right"), ("share", "right"), ("multiply-adds", "right"), ("share", "right")]
+    columns = [
+        ("", "left"),
+        ("parameters", "right"),
+        ("share", "right"),
+        ("multiply-adds", "right"),
+        ("share", "right"),
+    ]
     say(console, table(columns, rows))
 
 
@@ -114,9 +139,9 @@ def show_remarks(console: Console, found: Inspection) -> None:
         say(console, f"outputs averaged by the merge: {_several(averaged)}")
     if joined:
         say(console, f"outputs concatenated: {_several(joined)}: {CONCATENATED}")
-    floats = [c for c in found.constants if "float" in c.dtype]
-    if floats:
-        say(console, f"untrained constants: {number(len(floats))} float tensors ({_several([c.name for c in floats])})")
+    fixed = [c.name for c in found.constants if "float" in c.dtype and prod(c.shape) > 1]
+    if fixed:
+        say(console, f"untrained, so the same in every part: {_several(fixed)}")
 
 
 def _notes(console: Console, title: str, notes: Sequence[Note]) -> None:
@@ -138,13 +163,27 @@ def show_graph(console: Console, found: GraphInspection) -> None:
     say(console, heading(found.network))
     for axis in found.dynamic:
         name = "a dynamic axis" if axis.symbol is None else f"dynamic: {axis.symbol!r}"
-        say(console, f"input {axis.input!r}, axis {axis.axis}: {name}" + f", tried with {axis.probe}" * (axis.probe is not None))
+        say(
+            console,
+            f"input {axis.input!r}, axis {axis.axis}: {name}" + f", tried with {axis.probe}" * (axis.probe is not None),
+        )
     rows = [
-        (layer.node, layer.op, "×".join(map(str, layer.result)) if layer.result is not None else "?", number(layer.elements),
-         number(layer.multiply_adds))
+        (
+            layer.node,
+            layer.op,
+            times(layer.result),
+            number(layer.elements),
+            number(layer.multiply_adds),
+        )
         for layer in found.layers
     ]
-    columns = [("layer", "name"), ("op", "name"), ("result", "left"), ("parameters", "right"), ("multiply-adds", "right")]
+    columns = [
+        ("layer", "name"),
+        ("op", "name"),
+        ("result", "left"),
+        ("parameters", "right"),
+        ("multiply-adds", "right"),
+    ]
     say(console, "", table(columns, rows, "layers"))
     if found.refused:
         say(console, "", f"refused, {number(len(found.refused))} in all:")
@@ -162,13 +201,81 @@ def show_comparison(console: Console, found: Comparison) -> None:
             refused.append(f"K = {row.parts} refused: {row.refused}")
         else:
             rows.append((str(row.parts), *_of_largest(row.parameters), *_of_largest(row.multiply_adds)))
-    columns = [("K", "right"), ("parameters", "right"), ("share", "right"), ("multiply-adds", "right"), ("share", "right")]
-    say(console, table(columns, rows, f"{printable(found.network) or 'network'}: the largest part for each K"), *refused)
+    columns = [
+        ("K", "right"),
+        ("parameters", "right"),
+        ("share", "right"),
+        ("multiply-adds", "right"),
+        ("share", "right"),
+    ]
+    say(
+        console, table(columns, rows, f"{printable(found.network) or 'network'}: the largest part for each K"), *refused
+    )
 
 
 def _of_largest(amount: Size) -> tuple[str, str]:
     value, share = largest(amount)
     return number(value), percent(share)
+
+
+def show_split(console: Console, found: Inspection, folder: str) -> None:
+    """The summary of a split that was made."""
+    parts = "1 part" if found.parts == 1 else f"{number(found.parts)} parts"
+    say(console, f"split {found.network.name or 'the network'} into {parts} in {folder}", "")
+    show_sizes(console, found)
+    show_remarks(console, found)
+
+
+class CheckLike(Protocol):
+    """One check of a verification."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def passed(self) -> bool: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def worst(self) -> float | None: ...
+    @property
+    def tolerance(self) -> float | None: ...
+
+
+class VerificationLike(Protocol):
+    """The result of `verify`, as far as it is shown."""
+
+    @property
+    def passed(self) -> bool: ...
+    @property
+    def checks(self) -> Sequence[CheckLike]: ...
+    @property
+    def runtime(self) -> str: ...
+
+
+def show_verification(console: Console, found: VerificationLike) -> None:
+    """Every check, its worst deviation against what is allowed, and the verdict."""
+
+    def digits(value: float | None) -> str:
+        return "" if value is None else f"{value:.2g}"
+
+    rows = [
+        (
+            Text("ok", "green") if c.passed else Text("FAILED", "bold red"),
+            c.name,
+            digits(c.worst),
+            digits(c.tolerance),
+            c.detail,
+        )
+        for c in found.checks
+    ]
+    columns = [("", "left"), ("check", "name"), ("worst", "right"), ("allowed", "right"), ("", "name")]
+    failed = sum(not c.passed for c in found.checks)
+    verdict = (
+        f"all {number(len(rows))} checks hold"
+        if found.passed
+        else f"{number(failed)} of {number(len(rows))} checks failed"
+    )
+    say(console, table(columns, rows), "", f"{verdict} (run with {found.runtime})")
 
 
 def spread(counts: Sequence[int]) -> str:
@@ -177,7 +284,7 @@ def spread(counts: Sequence[int]) -> str:
         return number(counts[0]) if counts else ""
     if len(counts) <= 4:
         return ", ".join(map(number, counts))
-    return f"{number(min(counts))}–{number(max(counts))}"
+    return f"{number(min(counts))} to {number(max(counts))}"
 
 
 def _vertices(layer: LayerFacts) -> tuple[str, str, str]:
@@ -193,7 +300,7 @@ def _ranges(numbers: Sequence[int]) -> str:
             found[-1].append(value)
         else:
             found.append([value])
-    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in found]
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]
     return ", ".join(texts[:3]) + ", …" * (len(texts) > 3)
 
 

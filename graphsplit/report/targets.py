@@ -48,7 +48,9 @@ class Names:
         self.values = {*flowed.labels, *flowed.last.derived}
 
     def find(self, asked: str) -> Found:
-        """The vertices behind `name`, `name:axis` or `name:axis:index`; a node comes before a parameter, a parameter before a value.
+        """The vertices behind `name`, `name:axis` or `name:axis:index`.
+
+        A node comes before a parameter of the same name, a parameter before a value.
 
         Raises GraphsplitError for a name that nothing has, or an axis that carries no vertices.
         """
@@ -60,10 +62,11 @@ class Names:
             if name in self.values:
                 return self._value(asked, name, place)
         raise GraphsplitError(
-            f"{asked}: no node, parameter or value of the network has this name", hint="`graphsplit inspect MODEL` lists them"
+            f"{asked}: no node, parameter or value of the network has this name",
+            hint="`graphsplit inspect MODEL` lists them",
         )
 
-    # -- the three things that have names ---------------------------------------------------------------------------------
+    # -- the three things that have names ----------------------------------------------------------
 
     def _node(self, asked: str, index: int, place: tuple[int, ...]) -> Found:
         node = self.flowed.graph.nodes[index]
@@ -83,8 +86,12 @@ class Names:
             leaves = [leaf.name for leaf in self.flowed.last.derived[name].leaves]
             if len(set(leaves)) == 1 and not place:
                 return self._parameter(asked, leaves[0], place)
-            raise GraphsplitError(f"{asked} is made of the parameters {', '.join(sorted(set(leaves)))} alone", hint="ask for one of them")
-        found = self._target(asked, "value", f"value {name!r}", self.flowed.labels[name].shape, [self._labelled(name)], place)
+            raise GraphsplitError(
+                f"{asked} is made of the parameters {', '.join(sorted(set(leaves)))} alone", hint="ask for one of them"
+            )
+        found = self._target(
+            asked, "value", f"value {name!r}", self.flowed.labels[name].shape, [self._labelled(name)], place
+        )
         if name in graph.producers:
             return self._with_reasons(found, graph.producers[name])
         whole = "it isn't trained" if name in graph.tensors else "it is an input of the network"
@@ -102,7 +109,7 @@ class Names:
             return Found(replace(found.target, reason="nothing that is divided uses it"), NO_IDS)
         return self._with_reasons(found, claims[0].node)
 
-    # -- label arrays ---------------------------------------------------------------------------------------------------------
+    # -- label arrays ------------------------------------------------------------------------------
 
     def _labelled(self, name: str) -> _Labelled:
         known = self.flowed.labels[name].core
@@ -116,7 +123,9 @@ class Names:
     def _vertices(self, known: Ids, first: Ids) -> Ids:
         """The vertices behind classes, from the labels of the first pass where these are decided and agree."""
         classes = self.flowed.classes
-        if first.ndim != known.ndim or any(a != b and 1 not in (a, b) for a, b in zip(first.shape, known.shape, strict=True)):
+        if first.ndim != known.ndim or any(
+            a != b and 1 not in (a, b) for a, b in zip(first.shape, known.shape, strict=True)
+        ):
             return known
         known, first = np.broadcast_arrays(known, first)
         usable = (first > 0) & (first < len(classes))
@@ -129,7 +138,7 @@ class Names:
             return False
         return bool(((found.vertices >= block.start) & (found.vertices < block.start + block.size)).any())
 
-    # -- targets --------------------------------------------------------------------------------------------------------------
+    # -- targets -----------------------------------------------------------------------------------
 
     def _target(
         self,
@@ -142,11 +151,19 @@ class Names:
     ) -> Found:
         axes = tuple(sorted({a for found in labelled for a in _carrying(found.classes)}))
         if place:
-            labelled = [_at(found, asked, title, shape, axes, place) for found in labelled if place[0] % max(len(shape or ()), 1) in _carrying(found.classes)]
+            axis = _checked(asked, title, shape, place)
+            labelled = [_at(found, axis, place) for found in labelled if axis in _carrying(found.classes)]
             if not labelled:
-                said = f"its axes {', '.join(map(str, axes))} do" if len(axes) > 1 else f"its axis {axes[0]} does" if axes else "none of its axes does"
-                _checked(asked, title, shape, place)
-                raise GraphsplitError(f"{asked}: axis {place[0]} of {title} carries no vertices; {said}")
+                said = (
+                    f"its axes {', '.join(map(str, axes))} do"
+                    if len(axes) > 1
+                    else f"its axis {axes[0]} does"
+                    if axes
+                    else "none does"
+                )
+                raise GraphsplitError(f"{asked}: axis {axis} of {title} carries no vertices; {said}")
+            axes = (axis,)
+            title = f"{title}, axis {axis}" + f", index {place[1]}" * (len(place) > 1)
         ids = [np.unique(found.vertices[found.classes > 0]) for found in labelled]
         vertices = np.unique(np.concatenate(ids)) if ids else NO_IDS
         kinds = [kind_of(found.classes) for found in labelled] or ["whole"]
@@ -165,7 +182,9 @@ class Names:
             reason = "it is computed without parameters from what every part has: it is the same in every part"
         repeated = ""
         if self.flowed.parts > 1 and found.target.what == "node" and index in self.flowed.statistics:
-            repeated = "it takes statistics over the vertices of a part, so the merged network runs it once for each part"
+            repeated = (
+                "it takes statistics over the vertices of a part, so the merged network runs it once for each part"
+            )
         return Found(replace(found.target, reason=reason, repeated=repeated), found.ids)
 
 
@@ -196,21 +215,27 @@ def _checked(asked: str, title: str, shape: tuple[int, ...] | None, place: tuple
     return axis
 
 
-def _at(
-    found: _Labelled, asked: str, title: str, shape: tuple[int, ...] | None, axes: tuple[int, ...], place: tuple[int, ...]
-) -> _Labelled:
-    axis = _checked(asked, title, shape, place)
+def _at(found: _Labelled, axis: int, place: tuple[int, ...]) -> _Labelled:
     if len(place) == 1:
         return found
     return _Labelled(found.classes.take([place[1]], axis=axis), found.vertices.take([place[1]], axis=axis))
 
 
 def _first_pass(flowed: Flowed) -> Pass:
-    """The flow's first pass over its final decisions: it doesn't know the classes, so it holds the vertices themselves."""
+    """The flow's first pass over its final decisions: it knows no classes, so it holds the vertices themselves."""
     last = flowed.last
     decisions = replace(last.decisions, modes=dict(last.decisions.modes), blocks=dict(last.decisions.blocks))
     again = Pass(
-        last.graph, last.dialect, last.facts, last.layout, last.trained, last.parts, last.keep, decisions, Couplings(), None
+        last.graph,
+        last.dialect,
+        last.facts,
+        last.layout,
+        last.trained,
+        last.parts,
+        last.keep,
+        decisions,
+        Couplings(),
+        None,
     )
     try:
         return again.run()

@@ -1,4 +1,4 @@
-"""What a node does that keeps vertices together, in words read off its rule; no function here knows the name of an op."""
+"""What a node does that keeps vertices together, in words read off its rule; no op is known by name here."""
 
 from __future__ import annotations
 
@@ -47,5 +47,6 @@ def _shared(flowed: Flowed, index: int) -> str:
         if index in users and sum(c.node >= 0 and bool(np.any(c.core > 0)) for c in flowed.claims[name]) > 1:
             others = sorted(users - {index})
             if others:
-                return f"it shares the parameter {name!r} with {flowed.graph.nodes[others[0]].title}, and a weight has one owner"
+                other = flowed.graph.nodes[others[0]].title
+                return f"it shares the parameter {name!r} with {other}, and a weight has one owner"
     return ""

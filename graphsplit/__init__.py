@@ -1,0 +1,58 @@
+"""graphsplit: split a neural network by width into standalone sub-models, train them apart, merge them exactly."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from graphsplit.errors import (
+    FormatError,
+    GraphsplitError,
+    ManifestError,
+    MergeError,
+    PlanError,
+    RuleError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from graphsplit.api import load, plan
+    from graphsplit.merging import Merge, merge
+    from graphsplit.splitting import Split, split
+    from graphsplit.verify import Verification, verify
+
+__all__ = [
+    "FormatError",
+    "GraphsplitError",
+    "ManifestError",
+    "Merge",
+    "MergeError",
+    "PlanError",
+    "RuleError",
+    "Split",
+    "UnsupportedError",
+    "Verification",
+    "load",
+    "merge",
+    "plan",
+    "split",
+    "verify",
+]
+
+_HOMES = {
+    "load": "graphsplit.api",
+    "plan": "graphsplit.api",
+    "split": "graphsplit.splitting",
+    "Split": "graphsplit.splitting",
+    "merge": "graphsplit.merging",
+    "Merge": "graphsplit.merging",
+    "verify": "graphsplit.verify",
+    "Verification": "graphsplit.verify",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load the public functions when they are first used: `import graphsplit` itself costs nothing."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'graphsplit' has no attribute {name!r}")
