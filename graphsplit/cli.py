@@ -133,8 +133,9 @@ def _rule_lines(ctx: click.Context, parameter: click.Parameter, value: Path | No
         raise click.BadParameter(f"{str(value)!r} is not a text file in UTF-8") from None
 
 
-MODEL = click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
-FOLDER = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+PATH: click.Path = click.Path(path_type=Path)
+MODEL = click.argument("model", metavar="MODEL.onnx", type=PATH)
+FOLDER = click.argument("folder", metavar="DIR", type=PATH)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 SHARES = click.option(
     "--shares", metavar="S,S,…", callback=_shares, help="Widths of the parts, such as 2,1,1; equal by default."
@@ -186,9 +187,7 @@ def main() -> None:
 @main.command(short_help="Split a model into K sub-models.")
 @MODEL
 @click.option("-k", "k", metavar="K", type=click.IntRange(min=1), required=True, help="How many parts.")
-@click.option(
-    "-o", "out", metavar="DIR", type=click.Path(path_type=Path), help="The folder to write; MODEL-parts by default."
-)
+@click.option("-o", "out", metavar="DIR", type=PATH, help="The folder to write; MODEL-parts by default.")
 @click.option(
     "--strategy",
     metavar="NAME",
@@ -235,10 +234,8 @@ def split(model: Path, k: int, out: Path | None, as_json: bool, **options: Any) 
 
 @main.command(short_help="Merge trained sub-models.")
 @FOLDER
-@click.argument("trained", metavar="[TRAINED]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "out", metavar="FILE", type=click.Path(path_type=Path), help="The file to write; DIR/merged.onnx by default."
-)
+@click.argument("trained", metavar="[TRAINED]...", nargs=-1, type=PATH)
+@click.option("-o", "out", metavar="FILE", type=PATH, help="The file to write; DIR/merged.onnx by default.")
 @click.option(
     "--layers",
     type=click.Choice(["duplicated", "original"]),
@@ -269,25 +266,20 @@ def merge(folder: Path, trained: tuple[Path, ...], out: Path | None, as_json: bo
 
     say(_console(), f"merged {done.parts} parts into {done.path}")
     if done.difference is not None:
-        say(
-            _console(),
-            f"the original layers differ from the parts' mean by up to {done.difference:.3g} on random inputs",
-        )
+        say(_console(), f"the original layers differ from the parts' mean by up to {done.difference:.3g}")
 
 
 @main.command(cls=_Greedy, short_help="Check a split, and its merge.")
 @FOLDER
-@click.argument("merged", metavar="[MERGED.onnx]", required=False, type=click.Path(path_type=Path))
+@click.argument("merged", metavar="[MERGED.onnx]", required=False, type=PATH)
 @click.option(
     "--trained",
     metavar="FILE…",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Trained files instead of the sub-models in DIR.",
 )
-@click.option(
-    "--inputs", metavar="X.npz", type=click.Path(path_type=Path), help="Inputs to try, by name, instead of random ones."
-)
+@click.option("--inputs", metavar="X.npz", type=PATH, help="Inputs to try, by name, instead of random ones.")
 @JSON
 def verify(folder: Path, merged: Path | None, trained: tuple[Path, ...], inputs: Path | None, as_json: bool) -> None:
     """Check every law of a split's folder DIR, and of the merge where MERGED.onnx is given.
@@ -311,7 +303,7 @@ def verify(folder: Path, merged: Path | None, trained: tuple[Path, ...], inputs:
 
 
 @main.command(short_help="Show layers, sizes and what a split does.")
-@click.argument("source", metavar="MODEL.onnx|DIR", type=click.Path(path_type=Path))
+@click.argument("source", metavar="MODEL.onnx|DIR", type=PATH)
 @click.option("-k", "k", metavar="K", type=click.IntRange(min=1), help="Show what a split into K parts would do.")
 @click.option("--compare", is_flag=True, help=f"Compare the sizes of the parts for K = 1 to {COMPARED} (or to -k).")
 @SHARES

@@ -16,6 +16,7 @@ from graphsplit.formats.onnx_sizes import choose_sizes
 from graphsplit.graph import Graph
 from graphsplit.labels import flow, parameters, refuse_unknown
 from graphsplit.labels.decide import Outputs
+from graphsplit.labels.quantised import refuse_quantised
 from graphsplit.labels.trainable import Lookup
 from graphsplit.partition import partition
 from graphsplit.plan import Plan, make_plan
@@ -63,6 +64,7 @@ def prepare(
     trained = parameters(graph, dialect.lookup, (*trainable, *recorded(graph, TRAINABLE_KEY)), (*constant, *recorded(graph, CONSTANT_KEY)))
     chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
     facts = dialect.evaluate(graph, chosen, trained)
+    refuse_quantised(graph, facts)
     varied = other_sizes(chosen)
     return Network(graph, dialect, trained, chosen, facts, dialect.evaluate(graph, varied, trained) if varied else facts)
 

@@ -72,6 +72,10 @@ def compress(array: Ids) -> Labels:
 
 def meet(a: Ids, b: Ids) -> Ids:
     """What an element is that depends on both: an id wins, then unknown, private, output, common. Ids keep `a`'s."""
+    if a.size == 1 and a.flat[0] == COMMON:
+        return b
+    if (a > 0).all() or (b.size == 1 and b.flat[0] == COMMON):
+        return a if a.shape == np.broadcast_shapes(a.shape, b.shape) else np.broadcast_to(a, np.broadcast_shapes(a.shape, b.shape))
     codes = np.where((a == UNKNOWN) | (b == UNKNOWN), UNKNOWN, np.where(a == COMMON, b, np.where(b == COMMON, a, 0)))
     both_codes = np.where((a < 0) & (b < 0), _stronger(a, b), codes)
     return np.where(a > 0, a, np.where(b > 0, b, both_codes))

@@ -21,15 +21,17 @@ class Couplings:
 
     def add(self, left: Ids, right: Ids, node: int) -> None:
         """Couple two arrays of labels element by element (they broadcast); codes couple nothing."""
-        left, right = np.broadcast_arrays(left, right)
+        if left is right or (left.size == 1 and left.flat[0] <= 0) or (right.size == 1 and right.flat[0] <= 0):
+            return
         wanted = (left > 0) & (right > 0) & (left != right)
         if wanted.any():
-            pairs = np.stack([left[wanted], right[wanted]])
-            if pairs.shape[1] > 64:
-                pairs = np.unique(pairs, axis=1)
-            self._left.append(pairs[0])
-            self._right.append(pairs[1])
-            self._node.append(np.full(pairs.shape[1], node, np.int64))
+            left, right = np.broadcast_arrays(left, right)
+            pairs = (left[wanted] << 32) | right[wanted]
+            if len(pairs) > 64:
+                pairs = np.unique(pairs)
+            self._left.append(pairs >> 32)
+            self._right.append(pairs & 0xFFFFFFFF)
+            self._node.append(np.full(len(pairs), node, np.int64))
 
     def along(self, array: Ids, axes: tuple[int, ...], node: int) -> None:
         """Couple all labels along some axes, for each position on the others."""

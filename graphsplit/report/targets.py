@@ -29,7 +29,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Labelled:
-    """One label array of something named: classes and codes, and the vertices themselves where they are known."""
+    """One label array of something named: classes and codes, and the vertices themselves, in arrays of one shape."""
 
     classes: Ids
     vertices: Ids
@@ -114,23 +114,22 @@ class Names:
     def _labelled(self, name: str) -> _Labelled:
         known = self.flowed.labels[name].core
         first = self.first.labels.get(name)
-        return _Labelled(known, self._vertices(known, first.core if first is not None else known))
+        return self._paired(known, first.core if first is not None else known)
 
     def _claimed(self, name: str, claim: Claim) -> _Labelled:
         same = [c.core for c in self.first.claims.get(name, ()) if c.node == claim.node and c.axes == claim.axes]
-        return _Labelled(claim.core, self._vertices(claim.core, same[0] if same else claim.core))
+        return self._paired(claim.core, same[0] if same else claim.core)
 
-    def _vertices(self, known: Ids, first: Ids) -> Ids:
-        """The vertices behind classes, from the labels of the first pass where these are decided and agree."""
+    def _paired(self, known: Ids, first: Ids) -> _Labelled:
+        """Classes with the vertices behind them, from the first pass's labels where these are decided and agree."""
         classes = self.flowed.classes
-        if first.ndim != known.ndim or any(
-            a != b and 1 not in (a, b) for a, b in zip(first.shape, known.shape, strict=True)
-        ):
-            return known
+        fits = all(1 in (a, b) or a == b for a, b in zip(first.shape, known.shape, strict=False))
+        if first.ndim != known.ndim or not fits:
+            return _Labelled(known, known)
         known, first = np.broadcast_arrays(known, first)
         usable = (first > 0) & (first < len(classes))
         agrees = usable & (classes[np.where(usable, first, 0)] == known)
-        return np.where(agrees, first, known)
+        return _Labelled(known, np.where(agrees, first, known))
 
     def _makes(self, claim: Claim, found: _Labelled) -> bool:
         block = self.flowed.blocks.get(claim.node)
@@ -154,16 +153,11 @@ class Names:
             axis = _checked(asked, title, shape, place)
             labelled = [_at(found, axis, place) for found in labelled if axis in _carrying(found.classes)]
             if not labelled:
-                said = (
-                    f"its axes {', '.join(map(str, axes))} do"
-                    if len(axes) > 1
-                    else f"its axis {axes[0]} does"
-                    if axes
-                    else "none does"
-                )
+                others = f"axis {axes[0]} does" if len(axes) == 1 else f"axes {', '.join(map(str, axes))} do"
+                said = f"its {others}" if axes else "none does"
                 raise GraphsplitError(f"{asked}: axis {axis} of {title} carries no vertices; {said}")
             axes = (axis,)
-            title = f"{title}, axis {axis}" + f", index {place[1]}" * (len(place) > 1)
+            title = ", ".join([title, f"axis {axis}", *(f"index {index}" for index in place[1:])])
         ids = [np.unique(found.vertices[found.classes > 0]) for found in labelled]
         vertices = np.unique(np.concatenate(ids)) if ids else NO_IDS
         kinds = [kind_of(found.classes) for found in labelled] or ["whole"]

@@ -1,0 +1,413 @@
+"""The command line: options, output, exit codes, and the documentation of all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+import graphsplit
+from graphsplit import cli
+from graphsplit.cli import main
+from graphsplit.partition import STRATEGIES
+from tests.networks import NETWORKS, REFUSED
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "commands.md"
+LENET = ["parameters   share", "431,080", "109,295  25.35%"]
+COMMANDS = ("split", "merge", "verify", "inspect", "explain")
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def invoke(*arguments: object) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="graphsplit")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def lenet(tmp_path: Path) -> Path:
+    path = tmp_path / "lenet.onnx"
+    onnx.save(NETWORKS["lenet"](), path)
+    return path
+
+
+def saved(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.onnx"
+    onnx.save(NETWORKS[name]() if name in NETWORKS else REFUSED[name][0](), path)
+    return path
+
+
+def start(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    code = "from graphsplit.cli import main; main(prog_name='graphsplit')"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+# -- the five commands ---------------------------------------------------------------------------------------------
+
+
+def test_split_merge_and_verify(run: Run, lenet: Path) -> None:
+    done = run("split", lenet, "-k", 2)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    assert all(piece in done.stdout for piece in LENET)
+    assert sorted(p.name for p in Path("lenet-parts").iterdir()) == [
+        "manifest.json", "source.onnx", "submodel_0.onnx", "submodel_1.onnx",
+    ]  # fmt: skip
+    done = run("verify", "lenet-parts")
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    done = run("merge", "lenet-parts")
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    assert "merged 2 parts into lenet-parts/merged.onnx" in done.stdout
+    assert run("verify", "lenet-parts", "lenet-parts/merged.onnx").exit_code == 0
+
+
+def test_json_of_split_merge_and_verify(run: Run, lenet: Path) -> None:
+    found = json.loads(run("split", lenet, "-k", 2, "-o", "parts", "--json").stdout)
+    assert found["folder"] == "parts"
+    assert found["parameters"] == 431_080
+    assert [s["parameters"] for s in found["submodels"]] == [109_295, 109_295]
+    assert all(Path(s["file"]).is_file() for s in found["submodels"])
+    assert found["outputs"] == [{"name": "output", "merge": "mean"}]
+    merged = json.loads(run("merge", "parts", "-o", "m.onnx", "--json").stdout)
+    assert merged == {"path": "m.onnx", "parts": 2, "difference": None}
+    verified = json.loads(run("verify", "parts", "m.onnx", "--json").stdout)
+    assert verified["passed"] is True
+    assert verified["runtime"]
+    assert {"name", "passed", "detail", "worst", "tolerance"} == set(verified["checks"][0])
+
+
+def test_verify_exits_with_1_when_a_law_fails(run: Run, lenet: Path) -> None:
+    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
+    assert run("merge", "parts", "-o", "m.onnx").exit_code == 0
+    model = onnx.load("m.onnx")
+    weight = next(t for t in model.graph.initializer if t.name == "fc2.weight")
+    weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, "doubled.onnx")
+    done = run("verify", "parts", "doubled.onnx")
+    assert done.exit_code == 1
+    assert "FAILED" in done.stdout
+    found = run("verify", "parts", "doubled.onnx", "--json")
+    assert found.exit_code == 1
+    assert json.loads(found.stdout)["passed"] is False
+
+
+def test_options_reach_the_split(run: Run, lenet: Path) -> None:
+    options = ("--strategy", "random", "--seed", 3, "--shares", "2,1", "--keep", "/conv2/Conv", "--init", "rescale")
+    done = run("split", lenet, "-k", 2, "-o", "parts", *options, "--json")
+    assert done.exit_code == 0, done.output
+    sizes = [s["parameters"] for s in json.loads(done.stdout)["submodels"]]
+    assert sizes[0] > sizes[1]
+    recorded = json.loads(Path("parts/manifest.json").read_text())["options"]
+    assert (recorded["strategy"], recorded["seed"], recorded["init"]) == ("random", 3, "rescale")
+    assert recorded["keep"] == ["/conv2/Conv"]
+
+
+def test_trained_files_in_any_order(run: Run, lenet: Path) -> None:
+    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
+    files = ["parts/submodel_1.onnx", "parts/submodel_0.onnx"]
+    assert run("merge", "parts", *files, "-o", "a.onnx").exit_code == 0
+    assert run("merge", "parts", *files[::-1], "-o", "b.onnx").exit_code == 0
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+    assert run("verify", "parts", "a.onnx", "--trained", *files).exit_code == 0
+    assert run("verify", "parts", "a.onnx", "--trained", files[0], "--trained", files[1]).exit_code == 0
+
+
+def test_inputs_of_ones_own(run: Run, lenet: Path) -> None:
+    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
+    np.savez("x.npz", input=np.ones((3, 1, 28, 28), np.float32))
+    assert run("verify", "parts", "--inputs", "x.npz").exit_code == 0
+
+
+def test_a_custom_op_needs_its_rule(run: Run, tmp_path: Path) -> None:
+    model = saved(tmp_path, "custom_operator")
+    done = run("inspect", model, "-k", 2)
+    assert done.exit_code == 2
+    assert "--rules FILE" in done.stderr
+    (tmp_path / "rules.txt").write_text("# one line an op\ncom.example::Mystery ... -> ...\n")
+    assert "12" in run("inspect", model, "--rules", "rules.txt").stdout
+    (tmp_path / "broken.txt").write_text("com.example::Mystery ... ->\n")
+    assert run("inspect", model, "--rules", "broken.txt").stderr.startswith("graphsplit: error: line 1: ")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe")
+    assert run("inspect", model, "--rules", "binary.txt").exit_code == 2
+
+
+def test_inspect_a_model_a_plan_and_a_folder(run: Run, lenet: Path) -> None:
+    assert "tried with 2" in run("inspect", lenet).stdout
+    planned = run("inspect", lenet, "-k", 2)
+    assert all(piece in planned.stdout for piece in LENET)
+    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
+    assert json.loads(run("inspect", "parts", "--json").stdout) == json.loads(
+        run("inspect", lenet, "-k", 2, "--json").stdout
+    )
+    compared = run("inspect", lenet, "--compare")
+    assert [line.split()[0] for line in compared.stdout.splitlines()[2:10]] == list("12345678")
+    assert len(json.loads(run("inspect", lenet, "--compare", "-k", 3, "--json").stdout)["rows"]) == 3
+    assert json.loads(run("inspect", lenet, "--json").stdout)["report"] == "graph"
+
+
+def test_inspect_says_which_options_go_together(run: Run, lenet: Path) -> None:
+    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
+    for arguments in (("parts", "-k", 2), (lenet, "--keep", "x"), (lenet, "--compare", "--shares", "1,1")):
+        done = run("inspect", *arguments)
+        assert done.exit_code == 2
+        assert "Usage: graphsplit inspect" in done.stderr
+
+
+def test_inspect_lists_every_refused_node(run: Run, tmp_path: Path) -> None:
+    done = run("inspect", saved(tmp_path, "quantise_dequantise"))
+    assert done.exit_code == 0
+    assert "refused, 3 in all" in done.stdout
+
+
+def test_explain_one_name_and_two(run: Run, tmp_path: Path) -> None:
+    model = saved(tmp_path, "resnet_basic")
+    one = run("explain", model, "stem.conv.weight")
+    assert one.exit_code == 0
+    assert "Add '/Add': it adds them element by element" in one.stdout
+    two = run("explain", model, "stem.conv.weight:0:1", "layer1.0.0.conv.weight", "--json")
+    assert json.loads(two.stdout)["coupled"] is False
+    apart = run("explain", model, "stem.conv.weight", "layer1.0.0.conv.weight")
+    assert "nothing couples them; each may go to another part" in apart.stdout
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_is_one_line_and_a_hint_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    for name, (_, word) in sorted(REFUSED.items()):
+        done = run("split", saved(tmp_path, name), "-k", 2, "-o", "out")
+        assert done.exit_code == 2, name
+        assert done.stdout == ""
+        lines = done.stderr.splitlines()
+        assert len(lines) in (1, 2), name
+        assert lines[0].startswith("graphsplit: error: ")
+        assert word in done.stderr or word == "nothing"
+        assert lines[1:] == [] or lines[1].startswith("  hint: ")
+        assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("split", "none.onnx", "-k", 2), "'none.onnx': there is no such file"),
+        (("split", "lenet.onnx", "-k", 2, "--strategy", "best"), "there is no strategy 'best'"),
+        (("split", "lenet.onnx", "-k", 2, "--shares", "1,2,3"), "don't fit 2 parts"),
+        (("split", "lenet.onnx", "-k", 2, "--keep", "nobody"), "nobody: no node, parameter or value has this name"),
+        (("split", "lenet.onnx", "-k", 5000), "5000 parts"),
+        (("explain", "lenet.onnx", "nobody"), "nobody: no node, parameter or value of the network has this name"),
+        (("inspect", "none.onnx"), "'none.onnx': there is no such file"),
+        (("merge", "none"), "none"),
+        (("verify", "none"), "none"),
+    ],
+)
+def test_refusals(run: Run, lenet: Path, arguments: tuple[object, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("graphsplit: error: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("split", "lenet.onnx"),
+        ("split", "lenet.onnx", "-k", 0),
+        ("split", "lenet.onnx", "-k", 2, "--shares", "a,b"),
+        ("split", "lenet.onnx", "-k", 2, "--init", "fresh"),
+        ("split", "lenet.onnx", "-k", 2, "--frobnicate"),
+        ("merge",),
+        ("explain", "lenet.onnx"),
+        ("inspect", "lenet.onnx", "--rules", "none.txt"),
+        ("dance",),
+    ],
+)
+def test_misuse_shows_the_usage(run: Run, lenet: Path, arguments: tuple[object, ...]) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Usage: graphsplit")
+    assert "Error: " in done.stderr
+
+
+def test_an_option_without_its_file_is_misuse(run: Run) -> None:
+    done = run("verify", "parts", "--trained")
+    assert done.exit_code == 2
+    assert done.stderr == "Error: Option '--trained' requires an argument.\n"
+
+
+def test_an_existing_folder_is_refused_without_force(run: Run, lenet: Path) -> None:
+    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
+    before = Path("parts/manifest.json").read_bytes()
+    done = run("split", lenet, "-k", 3, "-o", "parts")
+    assert done.exit_code == 2
+    assert "--force" in done.stderr
+    assert Path("parts/manifest.json").read_bytes() == before
+    assert run("split", lenet, "-k", 3, "-o", "parts", "--force").exit_code == 0
+    assert Path("parts/submodel_2.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (graphsplit.GraphsplitError("two\nlines\x1b[31m", hint="go on"), 2, "two lines\\x1b[31m\n  hint: go on\n"),
+        (OSError(28, "No space left on device", "parts/x"), 2, "'parts/x': No space left on device\n"),
+        (OSError("odd"), 2, "odd\n"),
+        (MemoryError(), 2, "out of memory\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_become_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(graphsplit, "split", fail, raising=False)
+    done = run("split", "x.onnx", "-k", 2)
+    assert done.exit_code == code
+    assert done.stderr == f"graphsplit: error: {said}"
+
+
+def test_a_mistake_of_ours_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(graphsplit, "split", fail, raising=False)
+    with pytest.raises(AssertionError, match="ours"):
+        run("split", "x.onnx", "-k", 2)
+
+
+# -- the process ---------------------------------------------------------------------------------------------------
+
+
+def test_exit_codes_and_streams_of_the_process(lenet: Path) -> None:
+    done = start("inspect", lenet, "-k", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    refused = start("split", "nowhere.onnx", "-k", 2, cwd=lenet.parent)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Traceback" not in refused.stderr
+    assert start("split", lenet).returncode == 2
+    assert start("--version").stdout.startswith("graphsplit ")
+    assert start("-h").returncode == 0
+
+
+def test_a_closed_pipe_is_no_error(lenet: Path) -> None:
+    command = f"{sys.executable} -c 'from graphsplit.cli import main; main()' inspect {lenet} --json | head -n 1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from graphsplit.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'onnx', 'scipy', 'networkx', 'torch', 'onnxruntime', 'rich'}\n"
+        "print('loaded', sorted(heavy & sys.modules.keys()))"
+    )
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "loaded []"
+    assert time.perf_counter() - begin < 3  # 0.1 s on a quiet machine
+
+
+def test_inspect_imports_neither_torch_nor_onnxruntime(lenet: Path) -> None:
+    code = (
+        "import sys; from graphsplit.cli import main\n"
+        f"try: main(['inspect', {str(lenet)!r}, '-k', '2'])\nexcept SystemExit: pass\n"
+        "print('loaded', sorted({'torch', 'onnxruntime'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_progress_is_for_terminals_and_long_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cli._Bar() as quiet:
+        quiet.begin -= 5
+        quiet("narrowing", 1, 2)
+    assert quiet.shown is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with cli._Bar() as early:
+        early("narrowing", 1, 2)
+    assert early.shown is None
+    with cli._Bar() as late:
+        late.begin -= 5
+        late("narrowing [x]", 1, 2)
+        late("narrowing [x]", 2, 2)
+    assert late.shown is not None
+    assert late.shown.finished
+    assert capsys.readouterr().out == ""
+
+
+# -- the documentation -----------------------------------------------------------------------------------------------
+
+
+def document() -> str:
+    """`docs/commands.md`."""
+    lines = [
+        "# The commands",
+        "",
+        "Printed by `python -m tests.test_cli > docs/commands.md`; a test holds it to what `--help` says.",
+        "",
+        "Results go to stdout, progress and diagnostics to stderr; `--json` prints the result of any command as JSON,",
+        "that of `inspect` and `explain` by [inspect.schema.json](inspect.schema.json). Exit codes: 0 done, 1 a verification",
+        "failed, 2 refused or misused (130: interrupted). A refusal is one line, `graphsplit: error: ...`, and where",
+        "something helps a second, `  hint: ...`; it leaves nothing behind. Multiply-adds are those of contractions",
+        "(convolutions, matrix products), for the sizes of dynamic axes that `inspect` prints beside them: activations",
+        "don't count, positions in the padding do.",
+        "",
+    ]
+    top = click.Context(main, info_name="graphsplit", terminal_width=80, **main.context_settings)
+    lines += ["```", main.get_help(top), "```", ""]
+    for name in COMMANDS:
+        command = main.commands[name]
+        context = click.Context(command, info_name=name, parent=top, terminal_width=80)
+        lines += [f"## graphsplit {name}", "", "```", command.get_help(context), "```", ""]
+    return "\n".join(re.sub(r"[ \t]+$", "", line) for line in "\n".join(lines).split("\n"))
+
+
+def test_every_command_is_documented_as_it_is() -> None:
+    assert set(main.commands) == set(COMMANDS)
+    assert DOCUMENT.read_text() == document(), "run python -m tests.test_cli > docs/commands.md"
+
+
+def test_every_option_says_what_it_does() -> None:
+    for command in main.commands.values():
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, f"{command.name} {option.name}"
+        assert any(option.name == "as_json" for option in command.params)
+    described = str(next(p for p in main.commands["split"].params if p.name == "strategy").to_info_dict())
+    assert all(name in described for name in STRATEGIES)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())
