@@ -249,7 +249,9 @@ def _read(path: Path) -> tuple[Trained, tuple[Opened, list[LeafModel]] | None]:
         tensors, metadata = read_trained(path)
         return (str(path), tensors, metadata), None
     if not (path / MANIFEST_NAME).exists():
-        raise MergeError(f"{str(path)!r} is a folder without {MANIFEST_NAME}", hint="give a file, or the folder of a split")
+        raise MergeError(
+            f"{str(path)!r} is a folder without {MANIFEST_NAME}", hint="give a file, or the folder of a split"
+        )
     opened = open_split(path)
     leaves = read_leaves(opened)
     merged = {name: _merged(opened, name, leaves) for name in opened.entries}
@@ -305,9 +307,7 @@ def _outward(opened: Opened, part: int, weight: Fraction, child: Opened, leaf: L
 def _compose_selected(outer: Selected, inner: Selected) -> Selected:
     if outer.ragged or inner.ragged:
         return Selected(outer.axes, inner.shape, ragged=True)
-    axes = tuple(
-        b if a is None else a if b is None else a[b] for a, b in zip(outer.axes, inner.axes, strict=True)
-    )
+    axes = tuple(b if a is None else a if b is None else a[b] for a, b in zip(outer.axes, inner.axes, strict=True))
     return Selected(axes, inner.shape)
 
 
@@ -318,7 +318,9 @@ def merged_graph(opened: Opened, leaves: Sequence[LeafModel], *, layers: Layers 
     """The merged network, its tensors computed when they are read, and how many nodes of it are repeated."""
     source = opened.network.graph
     if layers == "original":
-        tensors = {n: _merged(opened, n, leaves) if n in opened.network.trained else t for n, t in source.tensors.items()}
+        tensors = {
+            n: _merged(opened, n, leaves) if n in opened.network.trained else t for n, t in source.tensors.items()
+        }
         return source.replace(tensors=tensors), 0
     if layers != "duplicated":
         raise MergeError(f"there are no {layers!r} layers to merge into", hint="choose duplicated or original")

@@ -61,12 +61,19 @@ def prepare(
     dialect = OnnxDialect(registry("onnx").extended(lines) if lines else None)
     for node in graph.nodes:
         refuse_unknown(node, dialect.lookup(node))
-    trained = parameters(graph, dialect.lookup, (*trainable, *recorded(graph, TRAINABLE_KEY)), (*constant, *recorded(graph, CONSTANT_KEY)))
+    trained = parameters(
+        graph,
+        dialect.lookup,
+        (*trainable, *recorded(graph, TRAINABLE_KEY)),
+        (*constant, *recorded(graph, CONSTANT_KEY)),
+    )
     chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
     facts = dialect.evaluate(graph, chosen, trained)
     refuse_quantised(graph, facts)
     varied = other_sizes(chosen)
-    return Network(graph, dialect, trained, chosen, facts, dialect.evaluate(graph, varied, trained) if varied else facts)
+    return Network(
+        graph, dialect, trained, chosen, facts, dialect.evaluate(graph, varied, trained) if varied else facts
+    )
 
 
 def recorded(graph: Graph, key: str) -> tuple[str, ...]:
@@ -111,14 +118,23 @@ def make(
 ) -> Plan:
     """Plan the split of a prepared network into `k` parts. Raises PlanError, UnsupportedError, GraphsplitError."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_PARTS:
-        raise PlanError(f"a network can't be split into {k!r} parts", hint=f"-k takes a whole number from 1 to {MAX_PARTS}")
+        raise PlanError(
+            f"a network can't be split into {k!r} parts", hint=f"-k takes a whole number from 1 to {MAX_PARTS}"
+        )
     if not network.trained:
         raise PlanError(
             f"{network.graph.name or 'the network'} holds no tensor that trains: there is nothing to divide",
             hint="name the tensors that train with --trainable",
         )
     flowed = flow(
-        network.graph, network.dialect, network.facts, network.trained, k, keep=keep, outputs=outputs, others=network.others
+        network.graph,
+        network.dialect,
+        network.facts,
+        network.trained,
+        k,
+        keep=keep,
+        outputs=outputs,
+        others=network.others,
     )
     divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
     return make_plan(flowed, divided, output_scale=output_scale)

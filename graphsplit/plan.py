@@ -221,7 +221,9 @@ def select(labels: Labels, owner: Ids, part: int) -> Selected:
     return Selected((None,) * rank, None, ragged=True)
 
 
-def make_plan(flowed: Flowed, partition: Partition, *, output_scale: Literal["weights", "activation"] = "weights") -> Plan:
+def make_plan(
+    flowed: Flowed, partition: Partition, *, output_scale: Literal["weights", "activation"] = "weights"
+) -> Plan:
     """Read the plan of every tensor off the claims of its uses.
 
     Raises UnsupportedError for a tensor that is divided in a way that no slice expresses.
@@ -285,13 +287,17 @@ def _scaled_behind(flowed: Flowed, part_nodes: frozenset[int], output_scale: str
     return frozenset(found)
 
 
-def _axis_labels(name: str, shape: tuple[int, ...], claims: list[Claim]) -> tuple[tuple[Ids | None, ...], Blocked | None]:
+def _axis_labels(
+    name: str, shape: tuple[int, ...], claims: list[Claim]
+) -> tuple[tuple[Ids | None, ...], Blocked | None]:
     vectors: list[Ids | None] = [None] * len(shape)
     blocked: Blocked | None = None
     for found in claims:
         varying = [a for a, size in enumerate(found.core.shape) if size > 1]
         if len(varying) > 2:
-            raise UnsupportedError(f"{name}: its owners change along {len(varying)} axes at once, which no slice expresses")
+            raise UnsupportedError(
+                f"{name}: its owners change along {len(varying)} axes at once, which no slice expresses"
+            )
         if len(varying) == 2:
             blocked = _block(name, found.core, varying, blocked)
             continue

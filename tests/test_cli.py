@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -192,6 +193,60 @@ def test_explain_one_name_and_two(run: Run, tmp_path: Path) -> None:
     assert json.loads(two.stdout)["coupled"] is False
     apart = run("explain", model, "stem.conv.weight", "layer1.0.0.conv.weight")
     assert "nothing couples them; each may go to another part" in apart.stdout
+
+
+# -- what the API gives, without it -----------------------------------------------------------------------------------
+
+
+def test_what_merge_prints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def merge(folder: Path, trained: tuple[Path, ...], **options: object) -> SimpleNamespace:
+        asked.update(options, folder=folder, trained=trained)
+        return SimpleNamespace(path=options["out"], parts=2, difference=0.0123)
+
+    monkeypatch.setattr(graphsplit, "merge", merge, raising=False)
+    done = run("merge", "parts", "b.onnx", "a.onnx", "--layers", "original", "--output-scale", "activation")
+    assert done.stdout.splitlines() == [
+        "merged 2 parts into parts/merged.onnx",
+        "the original layers differ from the parts' mean by up to 0.0123",
+    ]
+    assert asked.pop("progress") is not None
+    assert asked == {
+        "folder": Path("parts"),
+        "trained": (Path("b.onnx"), Path("a.onnx")),
+        "out": Path("parts/merged.onnx"),
+        "layers": "original",
+        "output_scale": "activation",
+        "allow_nonfinite": False,
+        "force": False,
+    }
+
+
+def test_what_verify_prints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+    checks = (
+        SimpleNamespace(name="exact merge", passed=False, detail="tap output", worst=float("inf"), tolerance=1e-5),
+        SimpleNamespace(name="valid parts", passed=True, detail="", worst=None, tolerance=None),
+    )
+
+    def verify(folder: Path, merged: Path | None, **options: object) -> SimpleNamespace:
+        asked.update(options, merged=merged)
+        return SimpleNamespace(passed=False, checks=checks, runtime="a runtime")
+
+    monkeypatch.setattr(graphsplit, "verify", verify, raising=False)
+    done = run("verify", "parts", "m.onnx", "--trained", "a", "b", "--inputs", "x.npz")
+    assert done.exit_code == 1
+    assert "FAILED  exact merge    inf    1e-05  tap output" in done.stdout
+    assert "1 of 2 checks failed (run with a runtime)" in done.stdout
+    assert (asked["merged"], asked["trained"], asked["inputs"]) == (
+        Path("m.onnx"),
+        (Path("a"), Path("b")),
+        Path("x.npz"),
+    )
+    found = json.loads(run("verify", "parts", "--trained", "a", "--json").stdout)
+    assert found["checks"][0]["worst"] == "inf"
+    assert (asked["merged"], asked["trained"], asked["inputs"]) == (None, (Path("a"),), None)
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
@@ -378,9 +433,9 @@ def document() -> str:
         "Printed by `python -m tests.test_cli > docs/commands.md`; a test holds it to what `--help` says.",
         "",
         "Results go to stdout, progress and diagnostics to stderr; `--json` prints the result of any command as JSON,",
-        "that of `inspect` and `explain` by [inspect.schema.json](inspect.schema.json). Exit codes: 0 done, 1 a verification",
-        "failed, 2 refused or misused (130: interrupted). A refusal is one line, `graphsplit: error: ...`, and where",
-        "something helps a second, `  hint: ...`; it leaves nothing behind. Multiply-adds are those of contractions",
+        "that of `inspect` and `explain` by [inspect.schema.json](inspect.schema.json). Exit codes: 0 done, 1 a",
+        "verification failed, 2 refused or misused (130: interrupted). A refusal is one line, `graphsplit: error: ...`,",
+        "and where something helps a second, `  hint: ...`; it leaves nothing behind. Multiply-adds are those of contractions",
         "(convolutions, matrix products), for the sizes of dynamic axes that `inspect` prints beside them: activations",
         "don't count, positions in the padding do.",
         "",

@@ -265,6 +265,15 @@ def test_short_types_are_rounded_once(dtype: str) -> None:
         assert float(merged_tensor(entry, [group], leaves)[0]) == nearest(exact, DTYPES[dtype])
 
 
+def test_a_mean_just_above_a_tie_is_rounded_up() -> None:
+    """1 + 2^-8 + 2^-40: float32 drops the last term, and the tie that is left would go to 1."""
+    group = Group.of(np.array([OUTPUT]), 4)
+    entry = parameter([group], "b", (1,), 0, dtype="bfloat16")
+    for sign in (1, -1):
+        leaves = [leaf_with(k, 4, sign * v, dtype="bfloat16") for k, v in enumerate((4.0, 2**-6, 2**-38, 0.0))]
+        assert float(merged_tensor(entry, [group], leaves)[0]) == sign * 1.0078125
+
+
 def test_rounding_by_way_of_float32_alone_would_round_twice() -> None:
     """The negative control of the test above: what the plain conversion of ml_dtypes does."""
     value = np.array([1 + 2**-8 + 2**-40])
@@ -507,6 +516,20 @@ def test_leaves_of_a_tree_weigh_the_product_of_their_path() -> None:
     np.testing.assert_allclose(x @ merged["head.weight"].T + merged["head.bias"], mean, rtol=1e-12)
     flat = [replace(leaf, weight=1 / 3) for leaf in leaves["head.bias"]]  # the negative control: equal weights
     assert not np.allclose(merged_tensor(bias, groups, flat), merged["head.bias"])
+
+
+def test_what_the_inner_split_cuts_is_zero() -> None:
+    """Also in an output layer, and without a sign."""
+    hidden, out = Group.of(np.array([0, 0, 1]), 2), Group.of(np.array([OUTPUT]), 2)
+    entry = parameter([out, hidden], "head.weight", (1, 3), 0, 1)
+    leaves = [
+        Leaf((0, 0), Selection((None, np.array([0]))), Fraction(1, 4), ArrayTensor(np.array([[-8]], np.float32))),
+        Leaf((0, 1), Selection((np.array([], int), None)), Fraction(1, 4), ArrayTensor(np.zeros((0, 3), np.float32))),
+        Leaf((1,), Selection((None, np.array([2]))), Fraction(1, 2), ArrayTensor(np.array([[-0.0]], np.float32))),
+    ]
+    merged = merged_tensor(entry, [out, hidden], leaves)
+    assert merged.tolist() == [[-2, 0, 0]]
+    assert np.signbit(merged).tolist() == [[True, False, True]]
 
 
 def test_what_the_inner_split_keeps_whole_is_averaged_by_weight() -> None:

@@ -331,6 +331,7 @@ def test_every_node_of_every_network_can_be_explained(saved, name: str) -> None:
         found = asked.one(node.name or next(o for o in node.outputs if o in flowed.labels))
         assert (found.target.kind == "divided") == (found.target.vertices > 0)
         for coupled in found.coupled:
+            assert coupled.links >= len(coupled.chain) > 0
             for before, after in zip(coupled.chain, coupled.chain[1:], strict=False):
                 assert before.right == after.left
                 assert before.node != after.node or before.left != after.right
@@ -361,6 +362,8 @@ def test_a_million_vertices_are_explained_in_seconds() -> None:
     end = search.nearest(first + count * (layers - 1))
     assert end is not None
     assert len(chains.chain(search, end)) == layers - 1
+    assert [link.node for link in chains.chain(search, end, 2)] == [layers - 3, layers - 2]
+    assert chains.length(search, end, {}) == layers - 1
 
 
 # -- form ----------------------------------------------------------------------------------------------------------

@@ -33,7 +33,15 @@ def convolutions(nodes: int, channels: int = 8) -> Graph:
             tensors[f"w{block}.{half}"] = weight
             source = value if half == 0 else f"r{block}"
             made.append(
-                Node(f"conv{block}.{half}", "Conv", "", 11, (source, f"w{block}.{half}"), (f"c{block}.{half}",), {"pads": (1, 1, 1, 1)})
+                Node(
+                    f"conv{block}.{half}",
+                    "Conv",
+                    "",
+                    11,
+                    (source, f"w{block}.{half}"),
+                    (f"c{block}.{half}",),
+                    {"pads": (1, 1, 1, 1)},
+                )
             )
             if half == 0:
                 made.append(Node(f"relu{block}", "Relu", "", 14, (f"c{block}.0",), (f"r{block}",)))
@@ -62,9 +70,20 @@ def dense(vertices: int, layers: int = 8) -> Graph:
 
 
 def _graph(
-    nodes: list[Node], tensors: dict[str, ArrayTensor], given: tuple[int, ...], result: tuple[int, ...], output: str = "y"
+    nodes: list[Node],
+    tensors: dict[str, ArrayTensor],
+    given: tuple[int, ...],
+    result: tuple[int, ...],
+    output: str = "y",
 ) -> Graph:
-    return Graph("generated", (Value("x", FLOAT, given),), (Value(output, FLOAT, result),), tuple(nodes), tensors, opsets={"": 17})
+    return Graph(
+        "generated",
+        (Value("x", FLOAT, given),),
+        (Value(output, FLOAT, result),),
+        tuple(nodes),
+        tensors,
+        opsets={"": 17},
+    )
 
 
 def seconds(graph: Graph) -> float:
@@ -89,10 +108,20 @@ def main() -> None:
         before = None
         for size in sizes:
             spent = seconds(build(size))
-            rows.append({"series": series, "size": size, "seconds": round(spent, 3), "ratio": round(spent / before, 2) if before else None})
+            rows.append(
+                {
+                    "series": series,
+                    "size": size,
+                    "seconds": round(spent, 3),
+                    "ratio": round(spent / before, 2) if before else None,
+                }
+            )
             before = spent
             if not arguments.json:
-                print(f"{series:>20} {size:>10,}  {spent:8.2f} s  {'' if rows[-1]['ratio'] is None else 'x ' + str(rows[-1]['ratio'])}", flush=True)
+                print(
+                    f"{series:>20} {size:>10,}  {spent:8.2f} s  {'' if rows[-1]['ratio'] is None else 'x ' + str(rows[-1]['ratio'])}",
+                    flush=True,
+                )
     if arguments.json:
         print(json.dumps(rows, indent=2))
 

@@ -170,7 +170,9 @@ def _infer(node: Node, inputs: list[Fact | None], opsets: list[onnx.OperatorSetI
     try:
         inferred = shape_inference.infer_node_outputs(schema, node_proto(node), types, data, opset_imports=opsets)
     except (shape_inference.InferenceError, RuntimeError, ValueError, onnx.checker.ValidationError):
-        return [Fact(None, None)] * len(node.outputs)  # shapes that contradict each other: whatever the file declares is wrong
+        return [Fact(None, None)] * len(
+            node.outputs
+        )  # shapes that contradict each other: whatever the file declares is wrong
     if not inferred:
         return _infer_function(node, types, opsets)
     found = [_fact_of(inferred.get(name)) for name in node.outputs]

@@ -46,12 +46,17 @@ def choose_sizes(
     """
     for value in graph.inputs:
         if value.shape is None:
-            raise FormatError(f"input {value.name!r} has no shape, not even a rank", hint="export the network with declared input shapes")
+            raise FormatError(
+                f"input {value.name!r} has no shape, not even a rank",
+                hint="export the network with declared input shapes",
+            )
     batches, lengths = symbols(graph)
     given = dict(given or {})
     for name in given:
         if name not in (*batches, *lengths):
-            raise FormatError(f"{name!r} is no dynamic axis of the network", hint=f"its dynamic axes are {[*batches, *lengths]}")
+            raise FormatError(
+                f"{name!r} is no dynamic axis of the network", hint=f"its dynamic axes are {[*batches, *lengths]}"
+            )
     best: Candidate | None = None
     good: list[dict[str, int]] = []
     for candidate in _candidates(batches, lengths):

@@ -75,7 +75,11 @@ def meet(a: Ids, b: Ids) -> Ids:
     if a.size == 1 and a.flat[0] == COMMON:
         return b
     if (a > 0).all() or (b.size == 1 and b.flat[0] == COMMON):
-        return a if a.shape == np.broadcast_shapes(a.shape, b.shape) else np.broadcast_to(a, np.broadcast_shapes(a.shape, b.shape))
+        return (
+            a
+            if a.shape == np.broadcast_shapes(a.shape, b.shape)
+            else np.broadcast_to(a, np.broadcast_shapes(a.shape, b.shape))
+        )
     codes = np.where((a == UNKNOWN) | (b == UNKNOWN), UNKNOWN, np.where(a == COMMON, b, np.where(b == COMMON, a, 0)))
     both_codes = np.where((a < 0) & (b < 0), _stronger(a, b), codes)
     return np.where(a > 0, a, np.where(b > 0, b, both_codes))
@@ -156,7 +160,9 @@ def move_labels(operands: Sequence[Labels | None], run: Callable[[list[Ids | Non
         labels = compress(result)
         core = labels.core
         if (core == 0).any():
-            still = [a for a in range(core.ndim) if all(o.core.ndim == core.ndim and o.core.shape[a] == 1 for o in given)]
+            still = [
+                a for a in range(core.ndim) if all(o.core.ndim == core.ndim and o.core.shape[a] == 1 for o in given)
+            ]
             core = np.where(core == 0, core.max(axis=tuple(still), keepdims=True), core) if still else core
             core = squeeze_constant_axes(np.where(core == 0, COMMON + SHIFT, core))
         found.append(Labels(labels.shape, core - SHIFT))

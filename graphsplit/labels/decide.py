@@ -100,9 +100,13 @@ def flow(
 def _kept(graph: Graph, names: Iterable[str]) -> frozenset[int]:
     found: set[int] = set()
     for name in names:
-        nodes = {i for i, node in enumerate(graph.nodes) if name == node.name or name in node.outputs or name in node.inputs}
+        nodes = {
+            i for i, node in enumerate(graph.nodes) if name == node.name or name in node.outputs or name in node.inputs
+        }
         if not nodes:
-            raise GraphsplitError(f"--keep {name}: no node, parameter or value has this name", hint="`graphsplit inspect` lists them")
+            raise GraphsplitError(
+                f"--keep {name}: no node, parameter or value has this name", hint="`graphsplit inspect` lists them"
+            )
         found |= nodes
     return frozenset(found)
 
@@ -220,8 +224,10 @@ def _contested_outputs(current: Pass, classes: Ids, decisions: Decisions) -> boo
     """Outputs that hidden layers read as well: private, or left divided and put side by side."""
     if decisions.concatenate:
         readers = {
-            i for i in current.layout.tail for name in current.graph.nodes[i].inputs if name in current.labels
-            and bool((current.labels[name].core > 0).any())
+            i
+            for i in current.layout.tail
+            for name in current.graph.nodes[i].inputs
+            if name in current.labels and bool((current.labels[name].core > 0).any())
         }
         news = readers - decisions.hidden
         decisions.hidden |= news

@@ -16,7 +16,18 @@ import numpy as np
 from graphsplit.errors import RuleError, UnsupportedError
 from graphsplit.facts import Fact, Facts
 from graphsplit.graph import Array, Graph, Node
-from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, compress, resolve_code, move_labels, uniform
+from graphsplit.labels.arrays import (
+    COMMON,
+    OUTPUT,
+    PRIVATE,
+    UNKNOWN,
+    Ids,
+    Labels,
+    compress,
+    resolve_code,
+    move_labels,
+    uniform,
+)
 from graphsplit.labels.couplings import Couplings, resolve
 from graphsplit.labels.parameters import Claim, Derived, claim, elementwise, moved, parameter
 from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
@@ -244,7 +255,12 @@ class Pass:
         )
 
     def _move(
-        self, index: int, node: Node, rule: Rule, operands: Sequence[Labels | Derived | None], shapes: Sequence[tuple[int, ...] | None]
+        self,
+        index: int,
+        node: Node,
+        rule: Rule,
+        operands: Sequence[Labels | Derived | None],
+        shapes: Sequence[tuple[int, ...] | None],
     ) -> list[Labels | Derived | None]:
         arguments = [self._argument(rule, p, name) for p, name in enumerate(node.inputs)]
 
@@ -316,7 +332,9 @@ class Pass:
     def _bind(self, node: Node, rules: tuple[Rule, ...], shapes: Sequence[tuple[int, ...] | None]) -> Bound:
         inputs = [self.facts[name].shape if name else None for name in node.inputs]
         if any(name and shape is None for name, shape in zip(node.inputs, inputs, strict=True)) and None in shapes:
-            raise UnsupportedError(f"{node.title}: the shape of its operands depends on data, in front of an output layer")
+            raise UnsupportedError(
+                f"{node.title}: the shape of its operands depends on data, in front of an output layer"
+            )
         attributes = dict(self.dialect.attributes(node))
         for position, name in enumerate(node.inputs):
             if name and operand_tag(rules[0], position) == "axes" and self.facts[name].data is not None:
@@ -371,7 +389,9 @@ def refuse_unknown(node: Node, rules: tuple[Rule, ...]) -> None:
     if rules and rules[0].refuse:
         raise UnsupportedError(f"{node.title}: {rules[0].refuse}")
     if node.has_body:
-        raise UnsupportedError(f"{node.title} holds a sub-graph: control flow can't be split", hint="export the network without it")
+        raise UnsupportedError(
+            f"{node.title} holds a sub-graph: control flow can't be split", hint="export the network without it"
+        )
     if not rules:
         raise UnsupportedError(
             f"{node.title} (version {node.version}): there is no rule for this op, and its axes are never guessed",

@@ -138,4 +138,3 @@ def _pull_back(leaf: Leaf, shape: tuple[int, ...], core: Ids, several: int) -> I
     result = np.where(low == high, low, np.where(low > high, UNUSED, several))
     result = result.reshape([size if a in used else 1 for a, size in enumerate(shape)])
     return squeeze_constant_axes(result)
-

@@ -41,7 +41,9 @@ def parameters(graph: Graph, lookup: Lookup, trainable: Iterable[str], constant:
     forced, barred = set(trainable), set(constant)
     for name in sorted(forced | barred):
         if name not in graph.tensors:
-            raise GraphsplitError(f"{name!r} is not a tensor of the network", hint="`graphsplit inspect` lists its parameters")
+            raise GraphsplitError(
+                f"{name!r} is not a tensor of the network", hint="`graphsplit inspect` lists its parameters"
+            )
     arguments = _arguments(graph, lookup)
     found = {
         name
@@ -92,7 +94,9 @@ def structure(graph: Graph, lookup: Lookup, trained: frozenset[str], hidden: fro
         if not _feeds_only(graph, lookup, node, tail, outputs):
             continue
         rules = lookup(node)
-        trains = [name in derived for p, name in enumerate(node.inputs) if name and rules and operand_tag(rules[0], p) is None]
+        trains = [
+            name in derived for p, name in enumerate(node.inputs) if name and rules and operand_tag(rules[0], p) is None
+        ]
         plain = not any(trains) or (rules[0].additive and not all(trains))
         if plain and i not in hidden:
             tail.add(i)

@@ -100,7 +100,10 @@ class Transfer:
         for j in self.parameters:
             if j not in weights:
                 self._claim(j, self.factors(j), out)
-        return [self._result(axes, shape, out) for axes, shape in zip(self.site.bound.results, self.site.shapes, strict=True)]
+        return [
+            self._result(axes, shape, out)
+            for axes, shape in zip(self.site.bound.results, self.site.shapes, strict=True)
+        ]
 
     def factors(self, operand: int) -> set[str]:
         """The factors of one operand."""
@@ -265,8 +268,10 @@ class Transfer:
         groups = self._varying(array, grouping) if (array > 0).any() else ()
         groups = self._axes(self.flow.grouping(self.site.index, {self.order[a] for a in groups}))
         columns = self._axes(self.site.bound.mix) if groups else ()
-        keeps = bool(groups) and bool(columns) and (
-            self.site.frontier or self.flow.mode(self.site.index, "group", array) == "keep"
+        keeps = (
+            bool(groups)
+            and bool(columns)
+            and (self.site.frontier or self.flow.mode(self.site.index, "group", array) == "keep")
         )
         ids = self._fresh(self._new_factors() | {self.order[a] for a in groups}, array, keeps or not groups)
         if keeps:
@@ -306,7 +311,9 @@ class Transfer:
 
     def _result(self, axes: tuple[tuple[str, ...], ...] | None, shape: tuple[int, ...] | None, out: Ids) -> Labels:
         if axes is None or shape is None:
-            return uniform(shape, int(out.min()) if out.max() <= 0 else UNKNOWN if self.flow.classes is None else PRIVATE)
+            return uniform(
+                shape, int(out.min()) if out.max() <= 0 else UNKNOWN if self.flow.classes is None else PRIVATE
+            )
         reduced = self._collapsed(out, self._varying(out, set(self.order) - set(_names(axes))))
         return Labels(shape, squeeze_constant_axes(from_factors(reduced, axes, self.sizes, self.order)))
 

@@ -78,7 +78,10 @@ class Arguments:
         mask = self._constant(f"{name}.mask", np.where(wrong, 0, 1).astype(have.dtype))
         patch = self._constant(f"{name}.patch", np.where(wrong, value, 0).astype(have.dtype))
         dialect, graph = self.narrower.dialect, self.narrower.graph
-        masked, result = f"{node.name or node.outputs[0]}.{name}.masked", f"{node.name or node.outputs[0]}.{name}.narrow"
+        masked, result = (
+            f"{node.name or node.outputs[0]}.{name}.masked",
+            f"{node.name or node.outputs[0]}.{name}.narrow",
+        )
         origin = len(self.narrower.origin) and self.narrower.origin[-1]
         self.narrower.emit(dialect.multiply(graph, masked, (name, mask), masked), origin)
         self.narrower.emit(dialect.add(graph, result, (masked, patch), result), origin)
@@ -225,7 +228,11 @@ class Arguments:
             shape = tuple(len(positions) if a == axis else s for a, s in enumerate(base.shape or ()))
             self.narrower.chosen[picked] = Selected(base.axes, shape)
             source = picked
-        for tag, value, given in (("starts", starts, bounds[0]), ("ends", ends, bounds[1]), ("steps", steps, bounds[3])):
+        for tag, value, given in (
+            ("starts", starts, bounds[0]),
+            ("ends", ends, bounds[1]),
+            ("steps", steps, bounds[3]),
+        ):
             if not np.array_equal(value, given):
                 node = self.write(node, rule, tag, value)
         return node
@@ -235,7 +242,9 @@ class Arguments:
         assert starts is not None and ends is not None
         axes, steps = self._full(node, rule, "axes"), self._full(node, rule, "steps")
         rank = len(self.narrower.flowed.facts[node.inputs[0]].shape or ())
-        numbers = np.arange(len(starts)) if axes is None else np.where(np.asarray(axes) < 0, np.asarray(axes) + rank, axes)
+        numbers = (
+            np.arange(len(starts)) if axes is None else np.where(np.asarray(axes) < 0, np.asarray(axes) + rank, axes)
+        )
         return starts, ends, numbers, np.ones(len(starts), np.int64) if steps is None else steps
 
     def _indexed(self, node: Node, rule: Rule) -> Node:
@@ -285,5 +294,3 @@ def _positions(node: Node, taken: Ids, chosen: Ids, want: Selected, axis: int) -
             hint="--keep the layer in front of it",
         )
     return np.searchsorted(chosen, kept)
-
-

@@ -268,7 +268,9 @@ class Narrower:
         first = orders[0]
         others = [n for n in node.inputs if n and n not in ragged and self.is_labelled(n)]
         if first is None or any(o is None or not np.array_equal(o, first) for o in orders) or others:
-            raise UnsupportedError(f"{node.title}: the parts of its operands don't line up", hint="try another -k or --strategy")
+            raise UnsupportedError(
+                f"{node.title}: the parts of its operands don't line up", hint="try another -k or --strategy"
+            )
         for name in node.outputs:
             if name and self.selected(name).ragged:
                 self.actual[name] = first

@@ -73,7 +73,11 @@ def families(flowed: Flowed) -> Structure:
     usage = entries[entries[:, 1] < first_row]
     tied = entries[entries[:, 1] >= first_row]
     where = np.array([row_of[k - first_row] for k in tied[:, 1]], np.int64).reshape(-1, 2)
-    rows = np.stack([tied[:, 0], where[:, 0], where[:, 1], tied[:, 2]], axis=1) if len(tied) else np.empty((0, 4), np.int64)
+    rows = (
+        np.stack([tied[:, 0], where[:, 0], where[:, 1], tied[:, 2]], axis=1)
+        if len(tied)
+        else np.empty((0, 4), np.int64)
+    )
     return Structure(layers, found, usage, rows, tuple(node for node, _ in constraints))
 
 

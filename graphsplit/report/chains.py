@@ -80,12 +80,28 @@ class Chains:
         before[order] = found[order]
         return Search(rank[: self.vertices], before)
 
-    def chain(self, search: Search, end: int) -> list[Link]:
-        """The links from a start of the search to a vertex that it reached; [] where that is a start itself."""
+    def chain(self, search: Search, end: int, limit: int | None = None) -> list[Link]:
+        """The links from a start of the search to a vertex that it reached; [] where that is a start itself.
+
+        With a `limit`, only so many links, the last ones.
+        """
         found: list[Link] = []
         vertex = end
-        while (group := int(search.before[vertex])) > 0:
+        while (group := int(search.before[vertex])) > 0 and len(found) != limit:
             other = int(search.before[group])
             found.append(Link(int(self._node_of_group[group - self.vertices]), other, vertex))
             vertex = other
         return found[::-1]
+
+    def length(self, search: Search, end: int, known: dict[int, int]) -> int:
+        """How many links the chain to a vertex has. `known` remembers lengths, so that many questions cost one walk."""
+        passed: list[int] = []
+        vertex = end
+        while vertex not in known and (group := int(search.before[vertex])) > 0:
+            passed.append(vertex)
+            vertex = int(search.before[group])
+        length = known.setdefault(vertex, 0)
+        for vertex in reversed(passed):
+            length += 1
+            known[vertex] = length
+        return length

@@ -262,12 +262,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
-    """A layer with vertices that must stay with the target's: how many, and the shortest chain to one of them."""
+    """A layer with vertices that must stay with the target's: how many of how many, and the shortest chain to one.
+
+    `chain` holds the last steps of `links` in all; ask for both names to have the whole of a longer one.
+    """
 
     node: str
     title: str
     vertices: int
     of: int
+    links: int
     chain: tuple[Step, ...]
 
 

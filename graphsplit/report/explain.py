@@ -13,7 +13,9 @@ from graphsplit.report.chains import Chains, Link, Search
 from graphsplit.report.content import Coupled, Explanation, PairExplanation, Step, Vertex
 from graphsplit.report.reasons import node_name
 from graphsplit.report.targets import Names
-from graphsplit.report.words import why_coupled
+from graphsplit.report.words import shared_parameters, why_coupled
+
+MAX_STEPS = 12
 
 
 def explain(flowed: Flowed, name: str) -> Explanation:
@@ -43,7 +45,8 @@ class Explainer:
         blocks = {block.start: block for block in (*flowed.last.decisions.blocks.values(), *flowed.blocks.values())}
         self._blocks: list[Block] = [blocks[start] for start in sorted(blocks)]
         self._starts = np.array(sorted(blocks), np.int64)
-        self._why = lru_cache(maxsize=None)(lambda node: why_coupled(flowed, node))
+        shared = shared_parameters(flowed)
+        self._why = lru_cache(maxsize=None)(lambda node: why_coupled(flowed, node, shared))
 
     def one(self, name: str) -> Explanation:
         """What couples with one thing."""
@@ -113,6 +116,7 @@ class Explainer:
         marked[self.flowed.classes[ids]] = True
         own = np.zeros(len(self.flowed.classes), bool)
         own[ids] = True
+        lengths: dict[int, int] = {}
         found = []
         for index in sorted(self.flowed.blocks):
             block = self.flowed.blocks[index]
@@ -120,9 +124,10 @@ class Explainer:
             mine = theirs[marked[self.flowed.classes[theirs]]]
             if not len(mine) or bool(own[mine].all()):
                 continue
-            end = search.nearest(mine)
-            links = self.chains.chain(search, end) if end is not None else []
+            end = search.nearest(mine[~own[mine]])
+            assert end is not None, "a class is connected"
+            steps = tuple(self._step(link) for link in self.chains.chain(search, end, MAX_STEPS))
+            links = self.chains.length(search, end, lengths)
             node = self.flowed.graph.nodes[index]
-            steps = tuple(self._step(link) for link in links)
-            found.append(Coupled(node_name(node), node.title, len(mine), block.size, steps))
+            found.append(Coupled(node_name(node), node.title, len(mine), block.size, links, steps))
         return tuple(found)

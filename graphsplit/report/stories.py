@@ -32,6 +32,8 @@ def show_explanation(console: Console, found: Explanation) -> None:
         say(
             console, "", f"{coupled.title}: {number(coupled.vertices)} of its {_vertices(coupled.of)} must stay with it"
         )
+        if coupled.links > len(coupled.chain):
+            say(console, f"  … behind {_count(coupled.links - len(coupled.chain), 'step')} more")
         _chain(console, coupled.chain)
     if len(found.coupled) > MAX_COUPLED:
         say(console, "", f"… and {number(len(found.coupled) - MAX_COUPLED)} more layers (--json lists all)")

@@ -75,21 +75,7 @@ def show_inspection(console: Console, found: Inspection) -> None:
     """What a split does."""
     say(console, heading(found.network), "")
     show_sizes(console, found)
-    rows = [
-        (layer.node, layer.op, Text(layer.kind, STYLES.get(layer.kind, "")), *_vertices(layer), _ranges(layer.families))
-        for layer in found.layers
-        if layer.own or layer.kind == "private"
-    ]
-    columns = [
-        ("layer", "name"),
-        ("op", "name"),
-        ("kind", "left"),
-        ("vertices", "right"),
-        ("atoms", "right"),
-        ("a part", "left"),
-        ("family", "left"),
-    ]
-    say(console, "", table(columns, rows, "layers"))
+    say(console, "", _layers([layer for layer in found.layers if layer.own or layer.kind == "private"]))
     families = [
         (str(f.number), number(f.atoms), spread(f.atoms_of_parts), _several(f.layers))
         for f in found.families[:MAX_FAMILIES]
@@ -287,10 +273,19 @@ def spread(counts: Sequence[int]) -> str:
     return f"{number(min(counts))} to {number(max(counts))}"
 
 
-def _vertices(layer: LayerFacts) -> tuple[str, str, str]:
-    if layer.kind != "divided":
-        return "", "", "all"
-    return number(layer.vertices), number(layer.atoms), spread(layer.vertices_of_parts)
+def _layers(layers: Sequence[LayerFacts]) -> Table:
+    """The table of layers, with a column of atoms where they aren't the vertices themselves."""
+    joined = any(layer.atoms != layer.vertices for layer in layers)
+    rows: list[list[str | Text]] = []
+    for layer in layers:
+        divided = layer.kind == "divided"
+        rows.append([layer.node, layer.op, Text(layer.kind, STYLES.get(layer.kind, ""))])
+        rows[-1].append(number(layer.vertices) if divided else "")
+        rows[-1] += [number(layer.atoms) if divided else ""] if joined else []
+        rows[-1] += [spread(layer.vertices_of_parts) if divided else "all", _ranges(layer.families)]
+    columns = [("layer", "name"), ("op", "name"), ("kind", "left"), ("vertices", "right")]
+    columns += [("atoms", "right")] if joined else []
+    return table([*columns, ("a part", "left"), ("family", "left")], rows, "layers")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

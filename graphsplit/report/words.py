@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from graphsplit.labels import Flowed
 from graphsplit.notation import Bound
 
 
-def why_coupled(flowed: Flowed, index: int) -> str:
-    """Why vertices that meet in a node must stay together."""
+def why_coupled(flowed: Flowed, index: int, shared: Mapping[int, str]) -> str:
+    """Why vertices that meet in a node must stay together; `shared` is what `shared_parameters` found."""
     node = flowed.graph.nodes[index]
     bound = flowed.last.bounds.get(index)
     rules = flowed.last.dialect.lookup(node)
     divided = [n for n in node.inputs if n in flowed.labels and bool((flowed.labels[n].core > 0).any())]
     weights = [n for n in node.inputs if n in flowed.last.derived]
     if bound is None:
-        return _shared(flowed, index) or "it moves them onto one element"
+        return shared.get(index) or "it moves them onto one element"
     if bound.mix and _contracts_weights(bound, node.inputs, weights):
         if flowed.last.couplings.groupings.get(index):
             return "it works in groups: what a group reads and what it makes stay together"
-        return _shared(flowed, index) or "one column of its weight serves several vertices, so they stay together"
+        return shared.get(index) or "one column of its weight serves several vertices, so they stay together"
     if len(divided) > 1 and bound.mix:
         return "it contracts two activations: what it sums over stays together"
     if bound.whole:
@@ -30,7 +32,7 @@ def why_coupled(flowed: Flowed, index: int) -> str:
         return f"it {done} them element by element: what meets in one element stays together"
     if bound.stat:
         return "it takes statistics over groups of vertices: each group stays together"
-    return _shared(flowed, index) or "it makes one element of both"
+    return shared.get(index) or "it makes one element of both"
 
 
 def _contracts_weights(bound: Bound, inputs: tuple[str, ...], weights: list[str]) -> bool:
@@ -40,13 +42,12 @@ def _contracts_weights(bound: Bound, inputs: tuple[str, ...], weights: list[str]
     return False
 
 
-def _shared(flowed: Flowed, index: int) -> str:
-    """That the node uses a parameter which other nodes use too, "" where it doesn't."""
+def shared_parameters(flowed: Flowed) -> dict[int, str]:
+    """For nodes that use a parameter which other nodes use too, a sentence that says so. Linear in the claims."""
+    found: dict[int, str] = {}
     for name in sorted(flowed.claims):
-        users = {c.node for c in flowed.claims[name] if c.node >= 0}
-        if index in users and sum(c.node >= 0 and bool(np.any(c.core > 0)) for c in flowed.claims[name]) > 1:
-            others = sorted(users - {index})
-            if others:
-                other = flowed.graph.nodes[others[0]].title
-                return f"it shares the parameter {name!r} with {other}, and a weight has one owner"
-    return ""
+        users = sorted({c.node for c in flowed.claims[name] if c.node >= 0 and bool(np.any(c.core > 0))})
+        for user in users if len(users) > 1 else ():
+            other = flowed.graph.nodes[users[0] if user != users[0] else users[1]].title
+            found.setdefault(user, f"it shares the parameter {name!r} with {other}, and a weight has one owner")
+    return found

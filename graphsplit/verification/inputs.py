@@ -1,0 +1,219 @@
+"""What networks are run on: random inputs at several sizes of their dynamic axes, or arrays that were given."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from graphsplit.errors import FormatError, GraphsplitError
+from graphsplit.facts import Facts
+from graphsplit.formats.onnx_sizes import BATCHES, LENGTHS, symbols
+from graphsplit.graph import Array, Graph, Node, Value
+from graphsplit.network import Network
+
+__all__ = ["Draw", "draws", "given"]
+
+Kind = Literal["uniform", "normal"]
+TRIES = 8
+"""How many other lengths are tried for dynamic axes before one is left as it is."""
+_MOVES = frozenset(
+    "Cast Concat CumSum Expand Flatten Identity Reshape Slice Squeeze Split Tile Transpose Unsqueeze Where Clip Pad".split()
+)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Inputs of a network by name, and what messages call them."""
+
+    title: str
+    arrays: Mapping[str, Array]
+
+
+def draws(network: Network) -> tuple[list[Draw], list[str]]:
+    """Random inputs at two sizes of every dynamic axis, and remarks on axes that allow no second size.
+
+    Raises GraphsplitError where an input can't be drawn.
+    """
+    sizes, remarks = _sizes(network)
+    caps = _caps(network)
+    found = []
+    for number, chosen in enumerate(sizes):
+        kinds: Sequence[Kind] = ("uniform", "normal") if number == 0 else ("normal",) if number % 2 else ("uniform",)
+        for kind in kinds:
+            rng = np.random.default_rng((11, number, len(found)))
+            arrays = {v.name: _array(v, chosen, kind, caps.get(v.name), rng) for v in network.graph.inputs}
+            found.append(Draw(f"{kind} inputs{_named(chosen)}", arrays))
+    return found, remarks
+
+
+def _named(sizes: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{name}={size}" for name, size in list(sizes.items())[:6])
+    return f" with {shown}" if shown else ""
+
+
+# -- sizes --------------------------------------------------------------------------------------------------------------
+
+
+def _sizes(network: Network) -> tuple[list[dict[str, int]], list[str]]:
+    """The sizes that the split was planned with, and others: as many as it takes to see two of every dynamic axis."""
+    first = dict(network.sizes)
+    batches, lengths = symbols(network.graph)
+    if not first:
+        return [{}], []
+    allowed = _unknown(network.facts)
+
+    def fits(sizes: Mapping[str, int]) -> bool:
+        return _unknown(network.dialect.evaluate(network.graph, sizes, network.trained)) <= allowed
+
+    batch = {name: next(b for b in (3, *BATCHES) if b != first[name]) for name in batches}
+    other = _other_lengths(first, lengths, fits)
+    whole = {**first, **batch, **other}
+    found, remarks = [first], []
+    if len(other) < len(lengths):
+        stuck = [name for name in lengths if name not in other]
+        remarks.append(f"no second size that fits was found for {', '.join(stuck)}")
+    if whole != first and fits(whole):
+        found.append(whole)
+    else:
+        for change in (batch, other):
+            if change and fits({**first, **change}):
+                found.append({**first, **change})
+            elif change:
+                remarks.append(f"the source's own shapes don't fit {_named(change).removeprefix(' with ')}")
+    mixed = {**first, **dict(list(other.items())[1::2])}
+    if len(other) > 1 and mixed not in found and fits(mixed):
+        found.append(mixed)
+    return found, remarks
+
+
+def _other_lengths(
+    first: Mapping[str, int], lengths: Sequence[str], fits: Callable[[Mapping[str, int]], bool]
+) -> dict[str, int]:
+    """Another size for the dynamic axes that are no batch: the same for all of them if that fits, else one by one."""
+    if not lengths:
+        return {}
+    least = min(first[name] for name in lengths)
+    order = sorted(LENGTHS, key=lambda size: (size < least, abs(np.log(size / max(least, 1)))))
+    for size in [s for s in order if all(s != first[name] for name in lengths)][:TRIES]:
+        if fits({**first, **dict.fromkeys(lengths, size)}):
+            return dict.fromkeys(lengths, size)
+    found: dict[str, int] = {}
+    for name in lengths if len(lengths) > 1 else ():
+        size = next((s for s in order[:TRIES] if s != first[name] and fits({**first, name: s})), None)
+        if size is not None:
+            found[name] = size
+    return found
+
+
+def _unknown(facts: Facts) -> int:
+    return sum(fact.shape is None or 0 in fact.shape for fact in facts.values())
+
+
+# -- random arrays ------------------------------------------------------------------------------------------------------
+
+
+def _array(value: Value, sizes: Mapping[str, int], kind: Kind, cap: int | None, rng: np.random.Generator) -> Array:
+    shape = tuple(
+        dim if isinstance(dim, int) else sizes[dim if isinstance(dim, str) else f"{value.name}:{axis}"]
+        for axis, dim in enumerate(value.shape or ())
+    )
+    dtype = value.dtype
+    if dtype.kind in "iu":
+        whole = rng.integers(0, min(cap or 2, np.iinfo(dtype).max), shape)
+        if cap is None and whole.ndim:
+            whole[..., :1] = 1  # a mask leaves something, a length isn't zero
+        return whole.astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.kind not in "fV":
+        raise GraphsplitError(
+            f"input {value.name!r} holds {dtype} elements, for which there are no random ones",
+            hint="give the inputs to verify with: --inputs x.npz",
+        )
+    drawn = rng.random(shape) if kind == "uniform" else rng.standard_normal(shape)
+    return drawn.astype(dtype)
+
+
+def _caps(network: Network) -> dict[str, int]:
+    """For each input of whole numbers that looks up rows of tables the rows of the smallest one."""
+    found: dict[str, int] = {}
+    graph = network.graph
+    for value in graph.inputs:
+        if value.dtype.kind not in "iu":
+            continue
+        seen, waiting = {value.name}, [value.name]
+        while waiting:
+            name = waiting.pop()
+            for node in (graph.nodes[i] for i in graph.consumers.get(name, ())):
+                size = _table(node, name, network.facts)
+                if size is not None:
+                    found[value.name] = min(size, found.get(value.name, size))
+                elif node.op in _MOVES or (node.op in ("Add", "Sub") and not node.domain):
+                    fresh = [o for o in node.outputs if o and o not in seen]
+                    seen.update(fresh)
+                    waiting.extend(fresh)
+    return found
+
+
+def _table(node: Node, name: str, facts: Facts) -> int | None:
+    """How many rows the table has that a node looks `name` up in."""
+    if node.op in ("Gather", "GatherElements") and len(node.inputs) > 1 and node.inputs[1] == name:
+        fact, axis = facts.get(node.inputs[0]), node.attributes.get("axis", 0)
+    elif node.op == "EmbedLayerNormalization" and name in node.inputs[:2]:
+        fact, axis = facts.get(node.inputs[2 + node.inputs.index(name)]), 0
+    elif node.op == "OneHot" and node.inputs[0] == name:
+        depth = facts.get(node.inputs[1])
+        return int(depth.data.reshape(-1)[0]) if depth is not None and depth.data is not None else None
+    else:
+        return None
+    if fact is None or not fact.shape or not isinstance(axis, int):
+        return None
+    return max(1, fact.shape[axis])
+
+
+# -- given arrays -------------------------------------------------------------------------------------------------------
+
+
+def given(graph: Graph, inputs: str | os.PathLike[str] | Mapping[str, Array]) -> Draw:
+    """Inputs from an .npz file or by name, checked against the network's.
+
+    Raises FormatError for a file that isn't one, GraphsplitError for names, types or shapes that don't fit.
+    """
+    arrays = dict(inputs) if isinstance(inputs, Mapping) else _read(inputs)
+    names = [value.name for value in graph.inputs]
+    unknown = sorted(arrays.keys() - set(names))
+    missing = [name for name in names if name not in arrays]
+    if unknown or missing:
+        what = f"{unknown[0]!r} is no input of the network" if unknown else f"input {missing[0]!r} is not given"
+        raise GraphsplitError(what, hint=f"its inputs are {', '.join(map(repr, names))}")
+    for value in graph.inputs:
+        array = arrays[value.name] = np.asarray(arrays[value.name])
+        if array.dtype != value.dtype:
+            hint = f"save it with .astype({value.dtype.name!r})"
+            raise GraphsplitError(f"input {value.name!r} has type {array.dtype}, and {value.dtype} is wanted", hint=hint)
+        wanted = value.shape
+        fits = wanted is None or (
+            array.ndim == len(wanted)
+            and all(not isinstance(dim, int) or dim == size for dim, size in zip(wanted, array.shape, strict=True))
+        )
+        if not fits:
+            shown = "?" if wanted is None else ", ".join("?" if d is None else str(d) for d in wanted)
+            raise GraphsplitError(f"input {value.name!r} has shape {list(array.shape)}, and [{shown}] is wanted")
+    return Draw("the given inputs", arrays)
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
+    name = os.fspath(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise FormatError(f"{name!r} holds one array without a name", hint="save them with numpy.savez(path, name=…)")
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        hint = "save the inputs with numpy.savez(path, name=array, …), arrays of numbers only"
+        raise FormatError(f"cannot read {name!r} as an .npz file: {error}", hint=hint) from error
