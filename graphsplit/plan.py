@@ -8,6 +8,7 @@ from itertools import product
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.graph import Array, Graph, Node
@@ -147,9 +148,10 @@ def _count(tables: list[dict[int, int]], parts: int, found: dict[str, int]) -> N
             found["unused"] += size
 
 
-def keeps(labels: Ids, owner: Ids, part: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def keeps(labels: Ids, owner: Ids, part: int) -> npt.NDArray[np.bool_]:
     """Which labels a part has: its own vertices, and everything that isn't a vertex."""
-    return (labels <= 0) | (owner[np.maximum(labels, 0)] == part)
+    found: npt.NDArray[np.bool_] = (labels <= 0) | (owner[np.maximum(labels, 0)] == part)
+    return found
 
 
 def _kept(labels: Ids, owner: Ids, part: int) -> Ids | None:

@@ -434,10 +434,11 @@ def document() -> str:
         "",
         "Results go to stdout, progress and diagnostics to stderr; `--json` prints the result of any command as JSON,",
         "that of `inspect` and `explain` by [inspect.schema.json](inspect.schema.json). Exit codes: 0 done, 1 a",
-        "verification failed, 2 refused or misused (130: interrupted). A refusal is one line, `graphsplit: error: ...`,",
-        "and where something helps a second, `  hint: ...`; it leaves nothing behind. Multiply-adds are those of contractions",
-        "(convolutions, matrix products), for the sizes of dynamic axes that `inspect` prints beside them: activations",
-        "don't count, positions in the padding do.",
+        "verification failed, 2 refused or misused (130: interrupted). A refusal is one line, `graphsplit: error: ...`",
+        "and, where something helps a second, `  hint: ...`; it leaves nothing behind.",
+        "",
+        "Multiply-adds are those of contractions (convolutions, matrix products), for the sizes of dynamic axes that",
+        "`inspect` prints beside them: activations don't count, positions in the padding do.",
         "",
     ]
     top = click.Context(main, info_name="graphsplit", terminal_width=80, **main.context_settings)

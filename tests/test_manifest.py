@@ -10,16 +10,21 @@ from typing import Any
 import hypothesis.strategies as st
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 
-from graphsplit.errors import ManifestError
+from graphsplit import network
+from graphsplit.errors import ManifestError, UnsupportedError
 from graphsplit.files import MANIFEST_NAME
-from graphsplit.manifest import Group, Manifest, Options, ParameterEntry, Ranges, Source
+from graphsplit.graph import ArrayTensor
+from graphsplit.manifest import Group, Manifest, Options, ParameterEntry, Ranges, Source, parameter_entries
 from graphsplit.manifest.kinds import kind_of
 from graphsplit.manifest.ranges import COMMON, OUTPUT, PRIVATE
+from graphsplit.plan import Plan
 from tests.manifests.make import HERE, SCHEMA, attacks, build, example, parameter, refusal
 from tests.manifests.strategies import brute_kind, dense_kinds, layouts
+from tests.networks import NETWORKS
 
 DOCS = HERE.parent.parent / "docs"
 GOLDEN = (HERE / "golden.json").read_text()
@@ -307,3 +312,63 @@ def test_the_specification_names_every_key() -> None:
 
 def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+# -- entries of a plan ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("name", ["lenet", "densenet", "resnext", "float16"])
+def test_entries_say_what_the_plan_says(name: str, parts: int, tmp_path: Path) -> None:
+    """Kinds, slices and shapes of every parameter, against the plan that they were made from."""
+    candidates = [n for n in sorted(NETWORKS) if n.startswith(name)]
+    onnx.save(NETWORKS[candidates[0]](), tmp_path / "model.onnx")
+    made = network.prepare(tmp_path / "model.onnx")
+    plan = network.make(made, parts, strategy="interleaved")
+    groups, entries = parameter_entries(plan, {"a part's own": [None] * parts})
+    assert sorted(entries) == sorted(plan.parameters)
+    for entry, planned in ((entries[n], plan.parameters[n]) for n in entries):
+        told = planned.counts(plan.partition.owner, parts)
+        assert told == {kind: getattr(entry.counts, kind) for kind in told}
+        assert entry.role == planned.role
+        whole = np.arange(entry.elements).reshape(entry.shape)
+        for part in range(parts):
+            expected = planned.selection(plan.partition.owner, part).take(whole)
+            assert np.array_equal(entry.selection(groups, part).take(whole), expected)
+            assert entry.part_shape(groups, part) == expected.shape
+
+
+@pytest.mark.parametrize(
+    ("cuts", "axes"),
+    [
+        ([[0, 1], [2, 3]], [[[0, 2]], [[2, 4]], []]),
+        ([[0, 1, 3], [2, 3]], [[[0, 2]], [[2, 3]], [[3, 4]]]),
+        ([[0, 1], None], [[], [[2, 4]], [[0, 2]]]),
+    ],
+)
+def test_a_constant_that_was_cut(cuts: list[list[int] | None], axes: list[list[list[int]]], tmp_path: Path) -> None:
+    plan = lenet_with_a_constant(tmp_path)
+    chosen = [None if cut is None else (np.array(cut), None) for cut in cuts]
+    groups, entries = parameter_entries(plan, {"table": chosen})
+    entry = entries["table"]
+    assert (entry.role, entry.counts.constant, entry.axes[1]) == ("constant", 8, None)
+    assert entry.axes[0] is not None
+    group = groups[entry.axes[0]]
+    assert [r.pairs.tolist() for r in (*group.parts, group.common)] == axes
+
+
+def test_a_constant_that_an_index_is_lost_of(tmp_path: Path) -> None:
+    plan = lenet_with_a_constant(tmp_path)
+    with pytest.raises(
+        UnsupportedError, match=r"^constant 'table': some parts share an index of axis 0 that others lack"
+    ):
+        parameter_entries(plan, {"table": [(np.array([0]), None), (np.array([1]), None)]})
+
+
+def lenet_with_a_constant(folder: Path) -> Plan:
+    onnx.save(NETWORKS["lenet"](), folder / "model.onnx")
+    made = network.prepare(folder / "model.onnx")
+    plan = network.make(made, 2)
+    table = ArrayTensor(np.zeros((4, 2), np.float32))
+    graph = plan.graph.replace(tensors={**plan.graph.tensors, "table": table})
+    return replace(plan, flowed=replace(plan.flowed, graph=graph))

@@ -137,7 +137,8 @@ def _shape_fact(node: Node, shape: tuple[int, ...]) -> Fact:
         data = np.asarray(int(np.prod(shape, dtype=np.int64)), np.int64)
     else:
         start, end = node.attributes.get("start", 0), node.attributes.get("end")
-        data = np.asarray(shape[slice(start, end)], np.int64)  # type: ignore[misc]
+        bounds = slice(start if isinstance(start, int) else 0, end if isinstance(end, int) else None)
+        data = np.asarray(shape[bounds], np.int64)
     return Fact(tuple(data.shape), data.dtype, data)
 
 

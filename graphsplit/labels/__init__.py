@@ -2,7 +2,8 @@
 
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, Labels
 from graphsplit.labels.decide import Flowed, flow, stored
-from graphsplit.labels.flow import Block, Dialect, refuse_unknown
+from graphsplit.labels.flow import Block, Dialect
+from graphsplit.labels.operands import refuse_unknown
 from graphsplit.labels.parameters import UNUSED, Claim
 from graphsplit.labels.trainable import parameters
 

@@ -127,7 +127,7 @@ def from_factors(array: Ids, axes: Sequence[tuple[str, ...]], sizes: dict[str, i
     target: list[int] = []
     for factors in axes:
         dims = [array.shape[wanted.index(f)] for f in factors]
-        if any(d > 1 for d in dims):
+        if max(dims, default=1) > 1:
             target.extend(sizes[f] for f in factors)
             shape.append(int(np.prod([sizes[f] for f in factors])))
         else:

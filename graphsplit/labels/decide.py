@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from graphsplit.errors import GraphsplitError, UnsupportedError
 from graphsplit.facts import Facts
@@ -216,8 +217,9 @@ def _conflicting_ties(current: Pass, classes: Ids, decisions: Decisions) -> bool
     return changed
 
 
-def _whole(labels: Ids) -> Ids:
-    return (labels == COMMON) | (labels == PRIVATE) | (labels == OUTPUT)
+def _whole(labels: Ids) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = np.isin(labels, (COMMON, PRIVATE, OUTPUT))
+    return found
 
 
 def _contested_outputs(current: Pass, classes: Ids, decisions: Decisions) -> bool:

@@ -91,7 +91,7 @@ def _stand_in(operand: Derived | None, slot: Ids | None) -> Ids | None:
 
 def elementwise(operands: Sequence[Derived], shape: tuple[int, ...]) -> Derived:
     """Parameters combined element by element: every element comes from one element of each."""
-    leaves = []
+    leaves: list[Leaf] = []
     for operand in operands:
         pad = (1,) * (len(shape) - len(operand.shape))
         leaves.extend(Leaf(leaf.name, tuple(s.reshape(pad + s.shape) for s in leaf.slots)) for leaf in operand.leaves)

@@ -160,7 +160,7 @@ class Transfer:
         atoms = self._varying(array, factors & contracted)
         if atoms:
             self.flow.couplings.along(array, atoms, self.site.index)
-            array = array.max(axis=atoms, keepdims=True)
+            array = _high(array, atoms)
         gone = factors - self.result
         return self._statistic(operand, array, (factors & self.site.bound.stat) | gone, gone)
 
@@ -170,14 +170,14 @@ class Transfer:
         if not varying:
             return array
         if not (array > 0).any():
-            return array.min(axis=self._varying(array, gone), keepdims=True)
+            return _low(array, self._varying(array, gone))
         if self._varying(array, gone) and self.result - self._known():
             return self._resized(array, self._varying(array, gone))
         rows = tuple(a for a, size in enumerate(array.shape) if size > 1 and a not in varying)
         if rows and self.flow.classes is not None:
             if self.flow.mode(self.site.index, "group", array) == "atomic":
                 self.flow.couplings.along(array, varying, self.site.index)
-                return array.max(axis=self._varying(array, gone), keepdims=True)
+                return _high(array, self._varying(array, gone))
             self.flow.equal_counts(self.site.index, _rows(array, rows))
         if self.flow.classes is not None:
             self.flow.statistic(self.site.index)
@@ -190,12 +190,12 @@ class Transfer:
     def _resized(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         """Vertices along a spatial axis that changes its size: no part can have a slice of it, so each must have all."""
         self.flow.undivided(self.site.index, array)
-        return array.min(axis=axes, keepdims=True)
+        return _low(array, axes)
 
     def _collapsed(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         if not axes:
             return array
-        low, high = array.min(axis=axes, keepdims=True), array.max(axis=axes, keepdims=True)
+        low, high = _low(array, axes), _high(array, axes)
         several = UNKNOWN if self.flow.classes is None else PRIVATE
         return np.where(low == high, low, np.where(low == UNKNOWN, UNKNOWN, several))
 
@@ -234,7 +234,7 @@ class Transfer:
         if not loose:
             return array
         if not (array > 0).any():
-            return array.min(axis=loose, keepdims=True)
+            return _low(array, loose)
         gone = tuple(a for a in loose if self.order[a] not in self.result)
         if gone and not columns:
             return self._resized(array, gone)
@@ -244,9 +244,9 @@ class Transfer:
             return np.full((1,) * len(self.order), UNKNOWN, np.int64)
         if gone or self.flow.mode(node, "columns", array) == "columns":
             self.flow.couplings.along(array, loose, node)
-            return array.max(axis=loose, keepdims=True)
+            return _high(array, loose)
         self.flow.couplings.along(array, columns, node)
-        return array.max(axis=columns, keepdims=True)
+        return _high(array, columns)
 
     def _shared_weight(self, weights: dict[int, Derived], array: Ids) -> Ids:
         """A weight used alike by several vertices: it is duplicated, and the vertices pass."""
@@ -279,7 +279,7 @@ class Transfer:
             self.flow.equal_counts(self.site.index, _rows(ids, self._varying(ids, grouping)))
         elif groups:
             self.flow.couplings.along(array, columns, self.site.index)
-            self.flow.couplings.add(array.max(axis=columns, keepdims=True), ids, self.site.index)
+            self.flow.couplings.add(_high(array, columns), ids, self.site.index)
         return ids
 
     def _new_factors(self) -> set[str]:
@@ -289,7 +289,7 @@ class Transfer:
         return {f for f in (found & self.result) - of_data if not f.startswith("...")}
 
     def _fresh(self, factors: set[str], data: Ids, may_be_output: bool = True) -> Ids:
-        factors = factors | {f for f in self._new_factors()}
+        factors = factors | self._new_factors()
         if not self.site.bound.mix:
             factors |= {self.order[a] for a in self._varying(data, self.result)}
             may_be_output = may_be_output and not (data > 0).any()
@@ -316,6 +316,16 @@ class Transfer:
             )
         reduced = self._collapsed(out, self._varying(out, set(self.order) - set(_names(axes))))
         return Labels(shape, squeeze_constant_axes(from_factors(reduced, axes, self.sizes, self.order)))
+
+
+def _low(array: Ids, axes: tuple[int, ...]) -> Ids:
+    found: Ids = array.min(axis=axes, keepdims=True)
+    return found
+
+
+def _high(array: Ids, axes: tuple[int, ...]) -> Ids:
+    found: Ids = array.max(axis=axes, keepdims=True)
+    return found
 
 
 def _names(axes: Sequence[tuple[str, ...]]) -> list[str]:

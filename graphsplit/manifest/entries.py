@@ -62,15 +62,17 @@ def parameter_entries(
 ) -> tuple[tuple[Group, ...], dict[str, ParameterEntry]]:
     """The groups and entries of a plan's parameters, and of the constants that narrowing cut.
 
-    `cuts` gives for a constant, part by part, the indices that the part has along each axis (None: all of them). With
-    `table`, the groups are added to that one. Raises UnsupportedError for a constant of which some but not all parts
-    share an index, ManifestError for an element type that a manifest can't name. O(indices of all axes).
+    `cuts` gives for a constant, part by part, the indices that the part has along each axis (None: all of them); names
+    that the source lacks (a part's own constants) are left out. With `table`, the groups are added to that one.
+
+    Raises UnsupportedError for a constant of which some but not all parts share an index, and for a parameter that one
+    op scales behind and another doesn't; ManifestError for an element type that a manifest can't name. O(indices).
     """
     table = table if table is not None else GroupTable(plan.parts)
     owner = plan.partition.owner
     tensors = plan.graph.tensors
     found: dict[str, ParameterEntry] = {}
-    for name in sorted({*plan.parameters, *(cuts or {})}):
+    for name in sorted({*plan.parameters, *(cuts or {})} & tensors.keys()):
         if name in plan.parameters:
             parameter = plan.parameters[name]
             found[name] = _entry(parameter, tensors[name], table, owner, _scale(plan, name))

@@ -6,7 +6,6 @@ Each is computed from what the part has of the node's operands and results, and 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,21 +14,19 @@ from graphsplit.facts import Fact
 from graphsplit.graph import Array, Node
 from graphsplit.labels.arrays import Ids
 from graphsplit.labels.trainable import operand_tag
+from graphsplit.narrow.part import Part
 from graphsplit.notation import Rule
 from graphsplit.plan import Selected
-
-if TYPE_CHECKING:
-    from graphsplit.narrow.narrower import Narrower
 
 ATTRIBUTE = {"shape": "shape", "sizes": "split", "starts": "starts", "ends": "ends", "axes": "axes", "steps": "steps"}
 """Where an older version of an op keeps an argument: the attribute's name for each tag."""
 
 
 class Arguments:
-    """Rewrites the arguments of one node at a time for a `Narrower`."""
+    """Rewrites the arguments of one node at a time of a part."""
 
-    def __init__(self, narrower: Narrower) -> None:
-        self.narrower = narrower
+    def __init__(self, part: Part) -> None:
+        self.part = part
 
     # -- reading and writing ----------------------------------------------------------------------------------------------
 
@@ -37,7 +34,7 @@ class Arguments:
         """An argument's value in the part: of the operand with this tag, or of the attribute; None where it has neither."""
         position = self._position(node, rule, tag)
         if position is not None:
-            fact = self.narrower.facts.get(node.inputs[position])
+            fact = self.part.facts.get(node.inputs[position])
             return None if fact is None else fact.data
         value = node.attributes.get(ATTRIBUTE.get(tag, tag))
         return None if value is None else np.asarray(value)
@@ -55,7 +52,7 @@ class Arguments:
             attribute = ATTRIBUTE.get(tag, tag)
             return replace(node, attributes={**node.attributes, attribute: tuple(int(v) for v in np.ravel(value))})
         name = node.inputs[position]
-        if name in self.narrower.graph.tensors or "\0" in name:
+        if name in self.part.graph.tensors or "\0" in name:
             changed = self._constant(name.split("\0")[0], value)
         else:
             changed = self._corrected(node, name, value)
@@ -63,29 +60,29 @@ class Arguments:
         return replace(node, inputs=inputs)
 
     def _constant(self, name: str, value: Array) -> str:
-        source = self.narrower.graph.tensors.get(name)
+        source = self.part.graph.tensors.get(name)
         array = np.asarray(value, source.dtype if source is not None else None)
-        placeholder = self.narrower.constants.rewritten(name, array)
-        self.narrower.facts[placeholder] = Fact(tuple(array.shape), array.dtype, array)
+        placeholder = self.part.constants.rewritten(name, array)
+        self.part.facts[placeholder] = Fact(tuple(array.shape), array.dtype, array)
         return placeholder
 
     def _corrected(self, node: Node, name: str, value: Array) -> str:
         """A computed vector with some elements replaced: times a mask, plus what is wanted there."""
-        have = self.narrower.facts[name].data
+        have = self.part.facts[name].data
         if have is None or have.shape != value.shape:
             raise UnsupportedError(f"{node.title}: the size that {name!r} holds can't be computed for a part")
         wrong = have != value
         mask = self._constant(f"{name}.mask", np.where(wrong, 0, 1).astype(have.dtype))
         patch = self._constant(f"{name}.patch", np.where(wrong, value, 0).astype(have.dtype))
-        dialect, graph = self.narrower.dialect, self.narrower.graph
+        dialect, graph = self.part.dialect, self.part.graph
         masked, result = (
             f"{node.name or node.outputs[0]}.{name}.masked",
             f"{node.name or node.outputs[0]}.{name}.narrow",
         )
-        origin = len(self.narrower.origin) and self.narrower.origin[-1]
-        self.narrower.emit(dialect.multiply(graph, masked, (name, mask), masked), origin)
-        self.narrower.emit(dialect.add(graph, result, (masked, patch), result), origin)
-        self.narrower.facts[result] = Fact(tuple(value.shape), value.dtype, np.asarray(value))
+        origin = len(self.part.origin) and self.part.origin[-1]
+        self.part.emit(dialect.multiply(graph, masked, (name, mask), masked), origin)
+        self.part.emit(dialect.add(graph, result, (masked, patch), result), origin)
+        self.part.facts[result] = Fact(tuple(value.shape), value.dtype, np.asarray(value))
         return result
 
     def unshrunk(self, node: Node, rule: Rule) -> Node:
@@ -94,10 +91,10 @@ class Arguments:
             return node
         inputs = list(node.inputs)
         for position, name in enumerate(node.inputs):
-            if not name or operand_tag(rule, position) is not None or not self.narrower.differs(name):
+            if not name or operand_tag(rule, position) is not None or not self.part.differs(name):
                 continue
-            there = self.narrower.flowed.facts[name].data
-            if there is not None and self.narrower.flowed.fixed(name):
+            there = self.part.flowed.facts[name].data
+            if there is not None and self.part.flowed.fixed(name):
                 inputs[position] = self._constant(name, there)
             elif there is not None:
                 inputs[position] = self._corrected(node, name, there)
@@ -105,7 +102,7 @@ class Arguments:
 
     def _computes_sizes(self, name: str) -> bool:
         """Whether a value is known before anything runs: then what it's made of is still about sizes."""
-        return self.narrower.flowed.facts[name].data is not None
+        return self.part.flowed.facts[name].data is not None
 
     # -- the cases ------------------------------------------------------------------------------------------------------------
 
@@ -128,10 +125,10 @@ class Arguments:
     def _shaped(self, node: Node, rule: Rule) -> Node:
         given = self.read(node, rule, "shape")
         full = self._full(node, rule, "shape")
-        shape = self.narrower.selected(node.outputs[0]).shape
+        shape = self.part.selected(node.outputs[0]).shape
         if given is None or full is None or shape is None:
             return node
-        whole = self.narrower.flowed.facts[node.outputs[0]].shape
+        whole = self.part.flowed.facts[node.outputs[0]].shape
         assert whole is not None
         offset = len(shape) - len(full)
         value = np.array(given)
@@ -145,7 +142,7 @@ class Arguments:
 
     def _copied(self, node: Node, axis: int) -> int:
         """The size that a 0 in a target shape stands for: the operand's on the same axis."""
-        shape = self.narrower.facts[node.inputs[0]].shape
+        shape = self.part.facts[node.inputs[0]].shape
         return shape[axis] if shape is not None and axis < len(shape) else -1
 
     def _full(self, node: Node, rule: Rule, tag: str) -> Array | None:
@@ -155,7 +152,7 @@ class Arguments:
             value = node.attributes.get(ATTRIBUTE.get(tag, tag))
             return None if value is None else np.asarray(value)
         name = node.inputs[position]
-        fact = self.narrower.flowed.facts.get(name)
+        fact = self.part.flowed.facts.get(name)
         return None if fact is None else fact.data
 
     def _pieces(self, node: Node, rule: Rule) -> Node:
@@ -163,9 +160,9 @@ class Arguments:
         tagged = any(o.tag == "sizes" for o in rule.operands) or "split" in node.attributes or node.op == "Split"
         if not tagged:
             return node
-        attributes = self.narrower.dialect.attributes(node)
+        attributes = self.part.dialect.attributes(node)
         axis = int(str(attributes.get("axis", 0)))
-        shapes = [self.narrower.selected(o).shape for o in node.outputs if o]
+        shapes = [self.part.selected(o).shape for o in node.outputs if o]
         if any(s is None for s in shapes):
             return node
         sizes = np.array([s[axis] for s in shapes if s is not None], np.int64)
@@ -187,79 +184,73 @@ class Arguments:
         return replace(node, inputs=inputs, attributes=kept)
 
     def _sliced(self, node: Node, rule: Rule, origin: int) -> Node:
-        """The bounds of a slice; where the part's elements aren't evenly spaced, they are picked one by one."""
-        source, result = node.inputs[0], node.outputs[0]
-        bounds = self._bounds(node, rule)
-        have, want = self.narrower.selected(source), self.narrower.selected(result)
-        starts, ends, axes, steps = (np.array(b, np.int64) for b in bounds)
-        changed = False
-        picks: list[tuple[int, Ids]] = []
-        for k, axis in enumerate(axes):
-            axis = int(axis)
-            chosen = have.axes[axis]
-            if chosen is None:
+        """The bounds of a slice; where the part's elements aren't as evenly spaced, they are picked one by one."""
+        starts, ends, axes, steps = (np.array(b, np.int64) for b in self._bounds(node, rule))
+        before = starts.copy(), ends.copy()
+        for k, number in enumerate(axes):
+            axis, step = int(number), int(steps[k])
+            positions = self._wanted_positions(node, axis, slice_of(int(starts[k]), int(ends[k]), step))
+            if positions is None:
                 continue
-            size = (self.narrower.flowed.facts[source].shape or ())[axis]
-            taken = np.arange(size)[_slice(int(starts[k]), int(ends[k]), int(steps[k]), size)]
-            positions = _positions(node, taken, chosen, want, axis)
-            after = np.arange(len(chosen))[_slice(int(starts[k]), int(ends[k]), int(steps[k]), len(chosen))]
-            if np.array_equal(positions, after):
-                continue
-            changed = True
-            gaps = np.unique(np.diff(positions))
-            if len(gaps) > 1 or len(positions) == 0 or (len(gaps) == 1 and gaps[0] <= 0):
-                picks.append((axis, positions))
-                starts[k], ends[k], steps[k] = 0, len(chosen), 1
+            if step > 0 and len(positions) and (np.diff(positions) == step).all():
+                starts[k], ends[k] = positions[0], positions[-1] + 1
             else:
-                step = int(gaps[0]) if len(gaps) else 1
-                starts[k], ends[k], steps[k] = positions[0], positions[-1] + 1, step
-        if not changed:
-            return node
-        for axis, positions in picks:
-            picked = self.narrower.pick(node, node.inputs[0], positions, axis, origin)
-            node = replace(node, inputs=(picked, *node.inputs[1:]))
-            for k in np.flatnonzero(axes == axis):
-                starts[k], ends[k], steps[k] = 0, len(positions), 1
-            source_labels = self.narrower.labels(source)
-            if source_labels is not None:
-                wide = source_labels.shape[axis] > 1
-                self.narrower.actual[picked] = source_labels.take(positions, axis=axis) if wide else source_labels
-            base = self.narrower.selected(source)
-            shape = tuple(len(positions) if a == axis else s for a, s in enumerate(base.shape or ()))
-            self.narrower.chosen[picked] = Selected(base.axes, shape)
-            source = picked
-        for tag, value, given in (
-            ("starts", starts, bounds[0]),
-            ("ends", ends, bounds[1]),
-            ("steps", steps, bounds[3]),
-        ):
+                node = self._picked(node, positions, axis, origin)
+                starts[k], ends[k] = (0, len(positions)) if step > 0 else (-1, -len(positions) - 1)
+        for tag, value, given in (("starts", starts, before[0]), ("ends", ends, before[1])):
             if not np.array_equal(value, given):
                 node = self.write(node, rule, tag, value)
         return node
 
-    def _bounds(self, node: Node, rule: Rule) -> tuple[Array, Array, Array, Array]:
-        starts, ends = self._full(node, rule, "starts"), self._full(node, rule, "ends")
-        assert starts is not None and ends is not None
-        axes, steps = self._full(node, rule, "axes"), self._full(node, rule, "steps")
-        rank = len(self.narrower.flowed.facts[node.inputs[0]].shape or ())
-        numbers = (
-            np.arange(len(starts)) if axes is None else np.where(np.asarray(axes) < 0, np.asarray(axes) + rank, axes)
-        )
+    def _wanted_positions(self, node: Node, axis: int, bounds: slice) -> Ids | None:
+        """Where a part's elements of a slice stand in what it has of the operand; None where its own bounds give them."""
+        source, result = node.inputs[0], node.outputs[0]
+        chosen = self.part.selected(source).axes[axis]
+        whole = self.part.flowed.facts[source].shape
+        if chosen is None or whole is None:
+            return None
+        positions = _positions(node, np.arange(whole[axis])[bounds], chosen, self.part.selected(result), axis)
+        return None if np.array_equal(positions, np.arange(len(chosen))[bounds]) else positions
+
+    def _picked(self, node: Node, positions: Ids, axis: int, origin: int) -> Node:
+        """The slice, reading elements that are picked out first (back to front where it runs backwards)."""
+        source = node.inputs[0]
+        bounds = positions if len(positions) < 2 or positions[0] < positions[-1] else positions[::-1]
+        picked = self.part.pick(node, source, bounds, axis, origin)
+        labels, have = self.part.labels(source), self.part.selected(source)
+        if labels is not None:
+            self.part.actual[picked] = labels.take(bounds, axis=axis) if labels.shape[axis] > 1 else labels
+        shape = tuple(len(bounds) if a == axis else size for a, size in enumerate(have.shape or ()))
+        self.part.chosen[picked] = Selected(have.axes, shape)
+        return replace(node, inputs=(picked, *node.inputs[1:]))
+
+    def _bounds(self, node: Node, rule: Rule) -> tuple[Ids, Ids, Ids, Ids]:
+        """Starts, ends, axes (counted from the front) and steps of a slice in the source."""
+        starts, ends = self._integers(node, rule, "starts"), self._integers(node, rule, "ends")
+        assert starts is not None, f"{node.title}: a slice without starts"
+        assert ends is not None, f"{node.title}: a slice without ends"
+        axes, steps = self._integers(node, rule, "axes"), self._integers(node, rule, "steps")
+        rank = len(self.part.flowed.facts[node.inputs[0]].shape or ())
+        numbers = np.arange(len(starts)) if axes is None else np.where(axes < 0, axes + rank, axes)
         return starts, ends, numbers, np.ones(len(starts), np.int64) if steps is None else steps
+
+    def _integers(self, node: Node, rule: Rule, tag: str) -> Ids | None:
+        found = self._full(node, rule, tag)
+        return None if found is None else np.asarray(found, np.int64)
 
     def _indexed(self, node: Node, rule: Rule) -> Node:
         """Indices into an axis of which the part has only some positions."""
-        given = self._full(node, rule, "index")
+        given = self._integers(node, rule, "index")
         if given is None:
             return node
-        attributes = self.narrower.dialect.attributes(node)
-        have, want = self.narrower.selected(node.inputs[0]), self.narrower.selected(node.outputs[0])
+        attributes = self.part.dialect.attributes(node)
+        have, want = self.part.selected(node.inputs[0]), self.part.selected(node.outputs[0])
         axis = int(str(attributes.get("axis", 0))) % max(1, len(have.axes))
         chosen = have.axes[axis]
         if chosen is None:
             return node
-        size = (self.narrower.flowed.facts[node.inputs[0]].shape or ())[axis]
-        index = np.where(np.asarray(given) < 0, np.asarray(given) + size, given)
+        size = (self.part.flowed.facts[node.inputs[0]].shape or ())[axis]
+        index = np.where(given < 0, given + size, given)
         if index.ndim != 1:
             return self._indexed_block(node, rule, index, chosen)
         positions = _positions(node, index, chosen, want, axis)
@@ -279,10 +270,9 @@ def gives_numbers(rule: Rule) -> bool:
     return any(r.tag is None for r in rule.results)
 
 
-def _slice(start: int, end: int, step: int, size: int) -> slice:
-    if step > 0:
-        return slice(start, end, step)
-    return slice(start, None if end < -size else end, step)
+def slice_of(start: int, end: int, step: int) -> slice:
+    """ONNX bounds as a Python slice: backwards, an end far below zero means through the first element."""
+    return slice(start, None if step < 0 and end < -(1 << 30) else end, step)
 
 
 def _positions(node: Node, taken: Ids, chosen: Ids, want: Selected, axis: int) -> Ids:

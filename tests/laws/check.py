@@ -284,6 +284,8 @@ def _inside(case: Case, whole: Arrays, pieces: Sequence[Arrays], found: Found) -
             if copy is not None and name in values:
                 error = off(copy, values[name])
                 found.check(error < tolerance(case.model), f"{name + part.suffix!r}: off by {error:.1e}")
+        if flowed.facts[name].data is not None:
+            continue  # sizes: a width goes into them, and they are right where what they shape is
         known = name in whole and all(name in values for values in pieces) and name not in averaged
         if known and not _codes(case, name) & {OUTPUT, PRIVATE} and not (name in behind and _codes(case, name) == {0}):
             _slices(case, name, whole[name], pieces, found, "value")

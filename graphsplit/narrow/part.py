@@ -1,0 +1,115 @@
+"""One part of a network while it is narrowed: what it has of each value, and the nodes that it has so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from graphsplit.facts import Fact, Facts
+from graphsplit.graph import Graph, Node
+from graphsplit.labels import Dialect, Labels
+from graphsplit.labels.arrays import Ids
+from graphsplit.narrow.tensors import Constants
+from graphsplit.plan import Plan, Selected, derived_selection
+
+
+class NarrowDialect(Dialect, Protocol):
+    """What narrowing needs of a front end besides the flow's needs."""
+
+    def infer(self, graph: Graph, node: Node, inputs: Sequence[Fact | None]) -> list[Fact | None]: ...
+
+    def pick(self, graph: Graph, name: str, value: str, index: str, result: str, axis: int) -> Node: ...
+
+    def join(self, graph: Graph, name: str, values: Sequence[str], result: str, axis: int) -> Node: ...
+
+    def same(self, graph: Graph, name: str, value: str, result: str) -> Node: ...
+
+    def add(self, graph: Graph, name: str, values: Sequence[str], result: str) -> Node: ...
+
+    def multiply(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node: ...
+
+
+class Part:
+    """The state of narrowing one part.
+
+    `facts` are those of the part's values, `actual` the label arrays of ragged values, whose order only running tells.
+    """
+
+    def __init__(self, plan: Plan, dialect: NarrowDialect, number: int) -> None:
+        self.plan, self.dialect, self.number = plan, dialect, number
+        self.graph, self.flowed = plan.graph, plan.flowed
+        self.owner = plan.partition.owner
+        self.nodes: list[Node] = []
+        self.origin: list[int] = []
+        self.facts: Facts = {}
+        self.actual: dict[str, Ids] = {}
+        self.chosen: dict[str, Selected] = {}
+        self.constants = Constants(self.graph.tensors)
+
+    def selected(self, name: str) -> Selected:
+        """What the part has of a value."""
+        if name not in self.chosen:
+            if name in self.flowed.labels:
+                self.chosen[name] = self.plan.select(self.flowed.labels[name], self.number)
+            elif name not in self.flowed.last.derived:  # narrowing itself made it
+                shape = self.facts[name].shape
+                self.chosen[name] = Selected((None,) * len(shape or ()), shape)
+            else:
+                derived = self.flowed.last.derived[name]
+                self.chosen[name] = derived_selection(derived, self.plan.parameters, self.owner, self.number)
+        return self.chosen[name]
+
+    def labels(self, name: str) -> Ids | None:
+        """The part's labels of a value as they should come out, None for a ragged value that nothing has computed yet."""
+        if name in self.actual:
+            return self.actual[name]
+        found, chosen = self.flowed.labels[name], self.selected(name)
+        return None if chosen.ragged else restricted(found, chosen)
+
+    def is_labelled(self, name: str) -> bool:
+        """Whether the part has less than all of a value."""
+        if not name or (name not in self.flowed.labels and name not in self.flowed.last.derived):
+            return False
+        chosen = self.selected(name)
+        return chosen.ragged or any(a is not None for a in chosen.axes)
+
+    def differs(self, name: str) -> bool:
+        """Whether a value is known to come out differently in the part though no label says so."""
+        here, there = self.facts.get(name), self.flowed.facts.get(name)
+        if here is None or there is None or name in self.plan.parameters:
+            return False
+        if here.data is None or there.data is None:
+            if there.data is not None and self.flowed.fixed(name):
+                return True
+            unlabelled = name in self.flowed.labels and not self.is_labelled(name)
+            return unlabelled and here.shape != there.shape and here.shape is not None
+        return not np.array_equal(here.data, there.data)
+
+    def emit(self, node: Node, origin: int) -> None:
+        """Add a node to the sub-model, and learn the shapes of its results."""
+        inferred = self.dialect.infer(self.graph, node, [self.facts.get(name) for name in node.inputs])
+        for name, fact in zip(node.outputs, inferred, strict=False):
+            if name:
+                self.facts[name] = fact or Fact(None, None)
+        self.nodes.append(node)
+        self.origin.append(origin)
+
+    def pick(self, node: Node, value: str, positions: Ids, axis: int, origin: int) -> str:
+        """Insert a node that takes these positions of a value along an axis; gives the name of its result."""
+        base = f"{node.name or node.outputs[0]}.{value}"
+        index = self.constants.rewritten(f"{base}.index{axis}", positions.astype(np.int64))
+        self.facts[index] = Fact((len(positions),), np.dtype(np.int64), positions.astype(np.int64))
+        result = f"{base}.part{axis}"
+        self.emit(self.dialect.pick(self.graph, result, value, index, result, axis), origin)
+        return result
+
+
+def restricted(labels: Labels, chosen: Selected) -> Ids:
+    """The labels of what a part has of a value, without the axes on which nothing changes."""
+    core = labels.core
+    for axis, indices in enumerate(chosen.axes):
+        if indices is not None and core.shape[axis] > 1:
+            core = core.take(indices, axis=axis)
+    return core

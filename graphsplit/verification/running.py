@@ -1,0 +1,220 @@
+"""Running sub-models, one at a time, and the merged network, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from graphsplit.files import inside
+from graphsplit.formats.onnx_file import load, save, structure_digest
+from graphsplit.formats.onnx_runtime import Engine, RunError, Session, engine
+from graphsplit.graph import Array, Graph, Tensor
+from graphsplit.merging import LeafModel, Opened, merged_graph
+from graphsplit.verification.compare import Comparison, Places, Reference, compare, noise
+from graphsplit.verification.inputs import Draw
+from graphsplit.verification.perturb import jittered, limits
+
+__all__ = ["Bench", "Subject", "subjects"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A sub-model to run: the graph of its file where it has one, else the one that narrowing gives; and its tensors.
+
+    `file` is its file if it is an ONNX file with the structure that the split wrote; `changed` says that a file in the split's
+    own folder has another one.
+    """
+
+    leaf: LeafModel
+    graph: Graph
+    file: Path | None
+    changed: bool = False
+
+    @property
+    def title(self) -> str:
+        return Path(self.leaf.label).name
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Subject:
+        """The same with other trained tensors, which are in no file."""
+        leaf = replace(self.leaf, tensors=tensors)
+        known = {name: tensors.get(name, tensor) for name, tensor in self.graph.tensors.items()}
+        return Subject(leaf, self.graph.replace(tensors=known), None, self.changed)
+
+
+def subjects(opened: Opened, leaves: Sequence[LeafModel]) -> list[Subject]:
+    """The leaves with graphs to run. Raises FormatError for a file that can't be read."""
+    trained = opened.network.trained
+    own = {inside(opened.folder, entry.file) for entry in opened.manifest.submodels}
+    found = []
+    for leaf in leaves:
+        planned = leaf.graph.graph
+        whole = planned.replace(tensors={n: leaf.tensors.get(n, t) for n, t in planned.tensors.items()})
+        path = Path(leaf.label)
+        if path.suffix.lower() != ".onnx":
+            found.append(Subject(leaf, whole, None))
+            continue
+        graph = load(path)
+        if structure_digest(graph, trained) == structure_digest(planned, trained):
+            found.append(Subject(leaf, graph, path))
+        elif path in own:
+            found.append(Subject(leaf, graph, path, changed=True))
+        else:  # a training tool's own file: its tensors are what counts
+            found.append(Subject(leaf, whole, None))
+    return found
+
+
+@dataclass
+class Bench:
+    """Where networks are run: the inputs that the source itself runs on, the runtime, and a folder for files."""
+
+    opened: Opened
+    draws: list[Draw]
+    folder: Path
+    kind: Engine = field(default_factory=engine)
+    remarks: list[str] = field(default_factory=list)
+
+    def session(self, graph: Graph, taps: Collection[str] = ()) -> Session:
+        """A graph, written and loaded. Raises RunError."""
+        path = self.folder / "network.onnx"
+        save(graph, path, force=True)
+        return Session(path, taps_of(graph, taps), kind=self.kind)
+
+    # -- which inputs -----------------------------------------------------------------------------------------------------
+
+    def settle(self, leaves: Sequence[LeafModel]) -> str | None:
+        """Find a runtime that takes the source's topology, and leave out inputs that it doesn't run on, with a remark.
+
+        Gives the reason where nothing is left.
+        """
+        graph, _ = merged_graph(self.opened, leaves, layers="original")
+        try:
+            session = self.session(graph)
+        except RunError as error:
+            self.kind, first = "reference", error
+            try:
+                session = self.session(graph)
+            except RunError:
+                return f"no runtime loads the source: {first.message}"
+            self.remarks.append(f"onnxruntime doesn't load the source ({first.message})")
+        kept, failures = [], []
+        for draw in self.draws:
+            for variant in _variants(draw):
+                try:
+                    session.run(variant.arrays)
+                except RunError as error:
+                    last = error.message
+                else:
+                    kept.append(variant)
+                    break
+            else:
+                failures.append(f"the source itself doesn't run on {draw.title} ({last})")
+        self.draws = kept
+        self.remarks += failures
+        return None if kept else failures[0]
+
+    # -- sub-models ---------------------------------------------------------------------------------------------------------
+
+    def references(self, parts: Sequence[Subject], names: Sequence[str]) -> list[dict[str, Reference]]:
+        """For each draw what the values should be in the merged network. Raises RunError for a sub-model that doesn't run."""
+        found = [{name: Reference() for name in names} for _ in self.draws]
+        for number, subject in enumerate(parts):
+            session = self.session(subject.graph, names)
+            results = [session.run(draw.arrays) for draw in self.draws]
+            for references, values in zip(found, results, strict=True):
+                for name in names:
+                    if name in values:
+                        references[name].add(values[name], float(subject.leaf.weight), self.places(subject, name))
+                    else:
+                        references[name].problem = f"{subject.title} has no such value"
+            if number == 0:
+                del session
+                self._add_noise(subject, names, found, results)
+        return found
+
+    def _add_noise(
+        self,
+        subject: Subject,
+        names: Sequence[str],
+        found: list[dict[str, Reference]],
+        results: Sequence[Mapping[str, object]],
+    ) -> None:
+        graph = subject.graph.replace(tensors=jittered(subject.graph.tensors, self.opened.network.trained))
+        session = self.session(graph, names)
+        rng = np.random.default_rng(5)
+        for draw, references, plain in zip(self.draws, found, results, strict=True):
+            moved = session.run({name: _jitter(array, rng) for name, array in draw.arrays.items()})
+            known = [name for name in names if name in plain]
+            levels = noise([plain[name] for name in known], [moved[name] for name in known])
+            for name, level in zip(known, levels, strict=True):
+                references[name].noise = level
+
+    def places(self, subject: Subject, name: str) -> Places | None:
+        """Which slice of an output a part gives; None where each gives the whole."""
+        entry = next((entry for entry in self.opened.manifest.outputs if entry.name == name), None)
+        if entry is None or entry.axis is None or entry.group is None:
+            return None
+        group = self.opened.manifest.groups[entry.group]
+        if len(subject.leaf.path) == 1:
+            return Places(entry.axis, group.size, group.kept(subject.leaf.path[0]).indices())
+        chosen = subject.leaf.graph.selected[name].axes[entry.axis]
+        return Places(entry.axis, group.size, np.arange(group.size) if chosen is None else chosen)
+
+    # -- the merged network -------------------------------------------------------------------------------------------------
+
+    def compared(
+        self, references: Sequence[Mapping[str, Reference]], session: Session, graph: Graph
+    ) -> list[Comparison]:
+        """Every value of the merged network, on every draw, against what it should be. Raises RunError."""
+        deep, unit = depth(graph), self.unit(graph)
+        found = []
+        for draw, expected in zip(self.draws, references, strict=True):
+            values = session.run(draw.arrays)
+            for name, reference in expected.items():
+                if name not in values:
+                    found.append(Comparison(name, np.inf, 0.0, True))
+                    continue
+                found.append(compare(name, reference, values[name], depth=deep, unit=unit))
+        return found
+
+    def unit(self, graph: Graph) -> float:
+        """The coarsest rounding unit of a network's weights and values."""
+        types = {graph.tensors[name].dtype for name in graph.tensors}
+        types |= {value.dtype for value in graph.values.values()}
+        types |= {fact.dtype for fact in self.opened.network.facts.values() if fact.dtype is not None}
+        return max((limits(t)[0] for t in types if t.kind == "f" or t.name == "bfloat16"), default=limits(np.dtype("f4"))[0])
+
+
+def taps_of(graph: Graph, names: Collection[str]) -> list[str]:
+    """The names that a graph computes and doesn't give out already."""
+    known = {value.name for value in graph.outputs}
+    return [name for name in dict.fromkeys(names) if name in graph.producers and name not in known]
+
+
+def depth(graph: Graph) -> int:
+    """The nodes on the longest path. O(nodes + edges)."""
+    far: dict[str, int] = {}
+    for node in graph.nodes:
+        here = 1 + max((far.get(name, 0) for name in node.inputs), default=0)
+        far.update(dict.fromkeys(node.outputs, here))
+    return max(far.values(), default=1)
+
+
+def _jitter(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind not in "fV":
+        return array
+    moved = array.astype(np.float64) * (1 + limits(array.dtype)[0] * rng.choice((-1.0, 1.0), array.shape))
+    return moved.astype(array.dtype)
+
+
+def _variants(draw: Draw) -> list[Draw]:
+    """A draw, and where it has whole numbers the same with the smallest ones, which more networks accept."""
+    if not any(array.dtype.kind in "iu" for array in draw.arrays.values()) or draw.title == "the given inputs":
+        return [draw]
+    found = [draw]
+    for number in (1, 0):
+        arrays = {n: np.full_like(a, number) if a.dtype.kind in "iu" else a for n, a in draw.arrays.items()}
+        found.append(Draw(f"{draw.title}, whole numbers all {number}", arrays))
+    return found
