@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphsplit.api import load, plan
     from graphsplit.merging import Merge, merge
     from graphsplit.splitting import Split, split
-    from graphsplit.verify import Verification, verify
+    from graphsplit.verification import Verification, verify
 
 __all__ = [
     "FormatError",
@@ -46,8 +46,8 @@ _HOMES = {
     "Split": "graphsplit.splitting",
     "merge": "graphsplit.merging",
     "Merge": "graphsplit.merging",
-    "verify": "graphsplit.verify",
-    "Verification": "graphsplit.verify",
+    "verify": "graphsplit.verification",
+    "Verification": "graphsplit.verification",
 }
 
 

@@ -20,10 +20,10 @@ from graphsplit.formats.weights import read_trained
 from graphsplit.graph import Graph, Tensor
 from graphsplit.labels import PRIVATE
 from graphsplit.manifest import Manifest, ParameterEntry, parameter_entries
-from graphsplit.merge.compose import compose
-from graphsplit.merge.match import match_parts
-from graphsplit.merge.tensors import LazyMerged
-from graphsplit.merge.tensors import Leaf as TensorLeaf
+from graphsplit.recombine.compose import compose
+from graphsplit.recombine.match import match_parts
+from graphsplit.recombine.tensors import LazyMerged
+from graphsplit.recombine.tensors import Leaf as TensorLeaf
 from graphsplit.narrow import SubModel, narrow
 from graphsplit.network import Network, make, prepare
 from graphsplit.plan import Plan, Selected, Selection

@@ -27,7 +27,7 @@ from graphsplit.manifest import (
     SubModelFile,
     parameter_entries,
 )
-from graphsplit.merge.match import PART_KEY, SPLIT_KEY
+from graphsplit.recombine.match import PART_KEY, SPLIT_KEY
 from graphsplit.narrow import SubModel, narrow
 from graphsplit.narrow.tensors import SlicedTensor
 from graphsplit.network import Network, make, prepare, trained_record

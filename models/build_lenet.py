@@ -4,7 +4,7 @@
 
 conv 20@5x5, ReLU, max-pool 2, conv 50@5x5, ReLU, max-pool 2, dense 500, ReLU, dense 10: 431,080 parameters. (The paper
 trains with dropout 0.5 behind the first dense layer; an inference graph has none.) Weights are He-uniform, biases zero.
-The same bytes come out on every machine: uniform numbers are exact multiples of 2**-53, and IEEE arithmetic does the rest.
+The same bytes come out on every machine: uniform numbers are exact multiples of 2**-53, and the rest is IEEE arithmetic.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def build(seed: int = SEED) -> onnx.ModelProto:
         initializer=initializers(seed),
     )
     opsets = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="graphsplit models/build_lenet.py")
+    return helper.make_model(
+        graph, opset_imports=opsets, ir_version=8, producer_name="graphsplit models/build_lenet.py"
+    )
 
 
 def parameters(model: onnx.ModelProto) -> int:

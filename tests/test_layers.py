@@ -21,9 +21,15 @@ STRATA: tuple[tuple[str, ...], ...] = (
     ("formats",),
     ("labels",),  # layer 2
     ("partition",),  # layer 3
-    ("plan", "manifest"),  # layer 4
-    ("narrow", "merge"),  # layer 5
-    ("verify", "report", "draw", "train"),  # layer 6
+    ("plan",),  # layer 4
+    ("manifest",),
+    ("narrow",),  # layer 5
+    ("recombine", "assemble"),
+    ("network",),
+    ("splitting", "merging"),
+    ("verification",),  # layer 6
+    ("report", "draw", "train"),
+    ("api",),
     ("__init__", "__main__", "cli"),  # layer 7
 )
 LAYERS = {name: height for height, stratum in enumerate(STRATA) for name in stratum}

@@ -120,6 +120,7 @@ class Pass:
         self.bare: dict[tuple[int, int], Labels] = {}
         for value in graph.inputs:
             self.labels[value.name] = uniform(facts[value.name].shape, COMMON)
+        self.outputs = {value.name for value in graph.outputs}
         for name in graph.tensors.keys() - trained:
             self.labels[name] = uniform(self.shapes[name], COMMON)
 
@@ -188,19 +189,23 @@ class Pass:
         operands = [self._operand(index, node, rules[0], p, name) for p, name in enumerate(node.inputs)]
         labels = [o for o in operands if isinstance(o, Labels)]
         weights = [o for o in operands if isinstance(o, Derived)]
-        if not weights and all(o.code is not None and o.code <= 0 for o in labels):
+        steering = self._steering(index, node, rules[0])
+        if not weights and all(o.code is not None and o.code <= 0 for o in (*labels, *steering)):
+            labels = [*labels, *steering]
             return [uniform(shape, min((o.code or 0 for o in labels), default=COMMON)) for shape in shapes]
         unshaped = any(name and self.facts[name].shape is None for name in (*node.inputs, *node.outputs))
         if rules[0].opaque or (unshaped and not any((o.core > 0).any() for o in labels)):
-            return self._opaque(node, labels, weights, shapes)
+            return self._opaque(index, [*labels, *steering], weights, shapes)
         if stays(rules[0]):
             return [operands[0] for _ in shapes]
         if rules[0].move and self._arguments_known(node, rules[0]):
             return self._move(index, node, rules[0], operands, shapes)
         site = self._site(index, node, rules, operands, shapes)
         if site.bound.rule.opaque:
-            return self._opaque(node, labels, weights, shapes)
-        refuse_unrelated(site)
+            return self._opaque(index, [*labels, *steering], weights, shapes)
+        refuse_unrelated(site, lambda name: bool(self.graph.consumers.get(name)) or name in self.outputs)
+        if steering:
+            self._steered(site, steering)
         if weights and not labels:
             combined = self._combined(site, weights)
             if combined is not None:
@@ -233,16 +238,30 @@ class Pass:
             self.averaged[name] = labels.core
         return Labels(labels.shape, core)
 
+    def _steering(self, index: int, node: Node, rule: Rule) -> list[Labels]:
+        """Labels of a node's arguments (indices, sizes) that are computed from more than constants and shapes."""
+        found = []
+        for position, name in enumerate(node.inputs):
+            if name in self.labels and operand_tag(rule, position) is not None and self.labels[name].code != COMMON:
+                found.append(self._behind_outputs(name) if index in self.layout.tail else self.labels[name])
+        return found
+
+    def _steered(self, site: Site, steering: Sequence[Labels]) -> None:
+        """An argument that each part computes for itself: the node is repeated, and the argument is whole in each part."""
+        for labels in steering:
+            if (labels.core > 0).any():
+                self.undivided(site.index, labels.core)
+            if (labels.core == PRIVATE).any():
+                self.statistic(site.index)
+
     def _opaque(
-        self, node: Node, labels: list[Labels], weights: list[Derived], shapes: Sequence[tuple[int, ...] | None]
+        self, index: int, labels: list[Labels], weights: list[Derived], shapes: Sequence[tuple[int, ...] | None]
     ) -> list[Labels | Derived | None]:
         if self.classes is None:
             return [uniform(shape, UNKNOWN) for shape in shapes]
-        if any((o.core > 0).any() for o in labels):
-            raise UnsupportedError(
-                f"{node.title} reads a layer that is divided over the parts, and how its result depends on the parts isn't known",
-                hint="--keep the layer in front of it, so that each part has all of it",
-            )
+        for found in labels:
+            if (found.core > 0).any():
+                self.undivided(index, found.core)
         for derived in weights:
             self.claim(derived, Claim(-1, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64)))
         return [uniform(shape, PRIVATE) for shape in shapes]

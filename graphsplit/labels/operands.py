@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from graphsplit.errors import UnsupportedError
@@ -31,7 +33,7 @@ def stays(rule: Rule) -> bool:
     return rule.move and rule.operands[0].axes is not None and rule.operands[:1] == rule.results[:1]
 
 
-def refuse_unrelated(site: Site) -> None:
+def refuse_unrelated(site: Site, is_read: Callable[[str], bool]) -> None:
     """Raise UnsupportedError where the rule says nothing of an operand or of a result that is read."""
     rule, node = site.bound.rule, site.node
     if rule.refuse:
@@ -42,6 +44,12 @@ def refuse_unrelated(site: Site) -> None:
                 f"{node.title}: where its elements go depends on {node.inputs[position]!r} and on arguments that are only known "
                 "when it runs",
                 hint="export the network with fixed sizes, or --keep the layer in front of it",
+            )
+    for name, axes, shape in zip(node.outputs, site.bound.results, site.shapes, strict=False):
+        if name and axes is None and shape is not None and is_read(name):
+            raise UnsupportedError(
+                f"{node.title}: nothing is known of how its result {name!r} depends on a divided layer",
+                hint="--keep the layer in front of it",
             )
 
 

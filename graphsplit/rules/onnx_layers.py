@@ -62,7 +62,7 @@ GlobalLpPool          n c *s -> n c *t
 GlobalMaxPool         n c *s -> n c *t
 GridSample            n c *s, n *t d -> n c *t | whole d
 LpPool                n c *s -> n c *t
-MaxPool               n c *s -> n c *t, n c *t
+MaxPool               n c *s -> n c *t, _
 MaxRoiPool            n c *s, r d -> r c *t | whole d
 MaxUnpool             n c *s, n c *s, #shape -> n c *t
 Resize                n c *s, # -> n c *t

@@ -3,9 +3,9 @@
 Tensors and index sets alone: neither torch nor an ONNX runtime.
 """
 
-from graphsplit.merge.compose import compose
-from graphsplit.merge.match import Trained, match_parts
-from graphsplit.merge.tensors import LazyMerged, Leaf, leaves_of, merge_momentum, merged_tensor
+from graphsplit.recombine.compose import compose
+from graphsplit.recombine.match import Trained, match_parts
+from graphsplit.recombine.tensors import LazyMerged, Leaf, leaves_of, merge_momentum, merged_tensor
 
 __all__ = [
     "LazyMerged",

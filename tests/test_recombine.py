@@ -1,4 +1,4 @@
-"""graphsplit.merge: tensors put back together are what docs/manifest.md says, element by element."""
+"""graphsplit.recombine: tensors put back together are what docs/manifest.md says, element by element."""
 
 import itertools
 import re
@@ -20,7 +20,7 @@ from graphsplit.graph import ArrayTensor, Tensor, WeightlessTensor
 from graphsplit.manifest import Group, Manifest, ParameterEntry
 from graphsplit.manifest.content import DTYPES
 from graphsplit.manifest.ranges import COMMON, OUTPUT, PRIVATE
-from graphsplit.merge import (
+from graphsplit.recombine import (
     LazyMerged,
     Leaf,
     Trained,

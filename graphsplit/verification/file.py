@@ -1,0 +1,157 @@
+"""Checks of a merged file: it is what merging these sub-models gives, as a graph, tensor by tensor, and on inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphsplit.errors import GraphsplitError
+from graphsplit.formats.onnx_file import load, structure_digest
+from graphsplit.formats.onnx_runtime import RunError, Session, check_file
+from graphsplit.graph import Graph, Node
+from graphsplit.merging import LeafModel, Opened, merged_graph, open_split, read_leaves
+from graphsplit.verification.compare import Comparison
+from graphsplit.verification.laws import compared_values, same_bits, verdict
+from graphsplit.verification.result import Check
+from graphsplit.verification.running import Bench, Subject, taps_of
+
+__all__ = ["check_merged"]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A network that the merge can give: its graph, the options that give it, and how many nodes law 1 is given up for."""
+
+    title: str
+    graph: Graph
+    given_up: int
+
+
+def check_merged(
+    bench: Bench,
+    path: str | os.PathLike[str],
+    leaves: Sequence[LeafModel],
+    trained: Sequence[str | os.PathLike[str]],
+    parts: Sequence[Subject],
+) -> list[Check]:
+    """The checks of a merged file. Raises FormatError for a file that can't be read."""
+    graph = load(path)
+    wanted, others = _wanted(bench.opened, leaves, trained, graph)
+    return [
+        _file(bench, Path(path)),
+        _structure(wanted, others, graph),
+        _tensors(wanted or others[0], graph),
+        _values(bench, Path(path), graph, wanted, parts),
+    ]
+
+
+def _nodes(graph: Graph) -> set[tuple[object, ...]]:
+    return {_key(node) for node in graph.nodes}
+
+
+def _key(node: Node) -> tuple[object, ...]:
+    return node.name, node.op, node.domain, node.inputs, node.outputs
+
+
+def _wanted(
+    opened: Opened, leaves: Sequence[LeafModel], trained: Sequence[str | os.PathLike[str]], graph: Graph
+) -> tuple[_Wanted | None, list[_Wanted]]:
+    """Which of the networks that the merge can give has the file's nodes; and all that were tried."""
+    duplicated, repeated = merged_graph(opened, leaves)
+    tried = [_Wanted("duplicated layers", duplicated, 0)]
+    if _nodes(duplicated) == _nodes(graph):
+        return tried[0], tried
+    original, _ = merged_graph(opened, leaves, layers="original")
+    scaled = any(entry.counts.output and entry.scale == "activation" for entry in opened.entries.values())
+    tried.append(_Wanted("the original layers", original, repeated or int(scaled)))
+    if _nodes(original) == _nodes(graph):
+        return tried[1], tried
+    try:
+        other = open_split(opened.folder, output_scale="activation")
+        behind, _ = merged_graph(other, read_leaves(other, trained))
+    except GraphsplitError:
+        return None, tried
+    tried.append(_Wanted("duplicated layers, scaled behind the output layers", behind, 0))
+    return (tried[2] if _nodes(behind) == _nodes(graph) else None), tried
+
+
+def _file(bench: Bench, path: Path) -> Check:
+    """The file is a valid network that runs."""
+    problem = check_file(path)
+    if problem is not None and check_file(path, full=False) is None:
+        graph, _ = merged_graph(bench.opened, [], layers="original") if False else (None, 0)
+        del graph
+    try:
+        session = Session(path, kind=bench.kind)
+        for draw in bench.draws:
+            session.run(draw.arrays)
+    except RunError as error:
+        return Check("merged file", False, error.message)
+    if problem is not None:
+        return Check("merged file", False, f"the checker refuses it: {problem}")
+    return Check("merged file", True, f"{path.name} passes the checker and runs on {len(bench.draws)} inputs")
+
+
+def _structure(wanted: _Wanted | None, tried: Sequence[_Wanted], graph: Graph) -> Check:
+    """The graph is one that the merge gives."""
+    name = "merged structure"
+    if wanted is None:
+        missing = _nodes(tried[0].graph) - _nodes(graph)
+        extra = _nodes(graph) - _nodes(tried[0].graph)
+        detail = f"its nodes are not those of the merge: {len(missing)} are missing, {len(extra)} are not of it"
+        return Check(name, False, detail)
+    trained = set(wanted.graph.tensors)
+    if structure_digest(graph, trained) != structure_digest(wanted.graph, trained):
+        return Check(name, False, f"it differs from the merge with {wanted.title}: in attributes, order, inputs or shapes")
+    detail = f"{len(graph.nodes)} nodes, {wanted.title}"
+    if wanted.given_up:
+        detail += f"; law 1 is given up: {wanted.given_up} nodes would have to be repeated for each part"
+    return Check(name, True, detail)
+
+
+def _tensors(wanted: _Wanted, graph: Graph) -> Check:
+    """Every tensor is what the merge makes of the sub-models, bit for bit."""
+    name = "merged tensors"
+    missing = sorted(wanted.graph.tensors.keys() - graph.tensors.keys())
+    extra = sorted(graph.tensors.keys() - wanted.graph.tensors.keys())
+    if missing or extra:
+        return Check(name, False, f"{missing[0]!r} is missing" if missing else f"{extra[0]!r} is not of the merge")
+    wrong, elements = [], 0
+    for key in sorted(wanted.graph.tensors):
+        expected, found = wanted.graph.tensors[key], graph.tensors[key]
+        if expected.shape != found.shape or expected.dtype != found.dtype:
+            wrong.append(f"{key!r} has another shape or type")
+            continue
+        equal = same_bits(expected.numpy(), found.numpy())
+        elements += equal.size
+        if not equal.all():
+            wrong.append(f"{key!r} differs in {int((~equal).sum()):,} of {equal.size:,} elements")
+    if wrong:
+        return Check(name, False, wrong[0] + (f" (and {len(wrong) - 1} more tensors)" if len(wrong) > 1 else ""))
+    return Check(name, bool(elements), f"{len(graph.tensors)} tensors, {elements:,} elements, bit for bit")
+
+
+def _values(bench: Bench, path: Path, graph: Graph, wanted: _Wanted | None, parts: Sequence[Subject]) -> Check:
+    """The file's taps are the mean of the sub-models' as they stand."""
+    name = "merged values"
+    names = compared_values(bench.opened)
+    try:
+        references = bench.references(parts, names)
+        session = Session(path, taps_of(graph, names), kind=bench.kind)
+        found = bench.compared(references, session, graph)
+    except RunError as error:
+        return Check(name, False, error.message)
+    if wanted is None or not wanted.given_up:
+        return verdict(name, bench, found, "sub-models as they stand", names)
+    compared = [c for c in found if c.compared]
+    if not compared:
+        return verdict(name, bench, found, "sub-models as they stand", names)
+    worst = max(compared, key=_deviation)
+    detail = f"the original layers differ from the mean of the parts by up to this much, at {worst.name!r}: law 1 is given up"
+    return Check(name, worst.worst < float("inf"), detail, worst.worst, None)
+
+
+def _deviation(found: Comparison) -> float:
+    return found.worst
