@@ -16,8 +16,8 @@ from graphsplit.errors import (
 )
 
 if TYPE_CHECKING:
-    from graphsplit.api import load, plan
-    from graphsplit.merging import Merge, merge
+    from graphsplit.api import load, merge, plan
+    from graphsplit.merging import Merge
     from graphsplit.splitting import Split, split
     from graphsplit.verification import Verification, verify
 
@@ -44,7 +44,7 @@ _HOMES = {
     "plan": "graphsplit.api",
     "split": "graphsplit.splitting",
     "Split": "graphsplit.splitting",
-    "merge": "graphsplit.merging",
+    "merge": "graphsplit.api",
     "Merge": "graphsplit.merging",
     "verify": "graphsplit.verification",
     "Verification": "graphsplit.verification",

@@ -69,13 +69,23 @@ class LeafModel:
 
 @dataclass(frozen=True)
 class Merge:
-    """A merged network: its graph with lazily merged tensors, and the file, if one was written."""
+    """A merged network: its graph with lazily merged tensors, and the file, if one was written.
+
+    `repeated` counts the nodes that it computes for each part; `difference` is how far original layers are from the mean.
+    """
 
     graph: Graph
     path: Path | None
-    parts: int
+    opened: Opened
+    leaves: tuple[LeafModel, ...]
     repeated: int
     layers: Layers
+    difference: float | None = None
+
+    @property
+    def parts(self) -> int:
+        """The number of parts of the (outermost) split."""
+        return self.opened.manifest.parts
 
 
 def open_split(folder: str | os.PathLike[str], *, output_scale: Scale = "weights") -> Opened:
@@ -166,7 +176,7 @@ def merge(
     if out is not None:
         graph_with_progress = graph.replace(tensors=_reporting(graph.tensors, report))
         save(graph_with_progress, out, force=force)
-    return Merge(graph, None if out is None else Path(out), opened.manifest.parts, repeated, layers)
+    return Merge(graph, None if out is None else Path(out), opened, tuple(leaves), repeated, layers)
 
 
 def _reporting(tensors: Mapping[str, Tensor], report: Progress) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@
 
 conv 20@5x5, ReLU, max-pool 2, conv 50@5x5, ReLU, max-pool 2, dense 500, ReLU, dense 10: 431,080 parameters. (The paper
 trains with dropout 0.5 behind the first dense layer; an inference graph has none.) Weights are He-uniform, biases zero.
-The same bytes come out on every machine: uniform numbers are exact multiples of 2**-53, and the rest is IEEE arithmetic.
+The same bytes come out on every machine: uniform numbers are multiples of 2**-53, and the rest is IEEE arithmetic.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +47,8 @@ def initializers(seed: int = SEED) -> list[TensorProto]:
 
 def build(seed: int = SEED) -> onnx.ModelProto:
     """The network: `image` (batch, 1, 28, 28) in, `logits` (batch, 10) out."""
-    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    layers: list[tuple[str, str, tuple[str, ...], dict[str, object]]] = [
+    window: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    layers: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
         ("Conv", "conv1", ("conv1.weight", "conv1.bias"), {"kernel_shape": [5, 5]}),
         ("Relu", "relu1", (), {}),
         ("MaxPool", "pool1", (), window),

@@ -3,12 +3,12 @@
     python tools/coverage.py FOLDER... [-k 2] [--strategy contiguous] [--also 3,4,2:random,2:interleaved]
                              [--distinct] [--jobs 2] [--limit 300] [--json FILE [--resume]] [--markdown FILE]
 
-*exact* means that `graphsplit.split` wrote the sub-models, `graphsplit.merge` merged them, and `graphsplit.verify` found
-every law to hold on perturbed weights; *refused* that `split` raised a `GraphsplitError`, or `verify` couldn't run the
-source; anything else is FAILED: a law that doesn't hold, a merge that is refused, another exception, a process that died
-or ran out of time. Each model has a process of its own, for a runtime may take its process down with it. With `--also`,
-each model that is exact is tried in one further way: the first model in the first way of the list, the second in the
-second, and so on, round and round.
+*exact* means that `graphsplit.split` wrote the sub-models, `graphsplit.merge` merged them, and `graphsplit.verify`
+found every law to hold on perturbed weights; *refused* that `split` raised a `GraphsplitError`, or `verify` couldn't
+run the source; anything else is FAILED: a law that doesn't hold, a merge that is refused, another exception, a process
+that died or ran out of time. Each model has a process of its own, for a runtime may take its process down with it.
+With `--also`, each model that is exact is tried in one further way: the first model in the first way of the list, the
+second in the second, and so on, round and round.
 
 Exit codes: 0 nothing failed, 1 something did, 2 misused.
 """
@@ -113,11 +113,12 @@ def examine(path: str, way: Way) -> dict[str, object]:
 
 def _examine(path: str, way: Way) -> dict[str, object]:
     import graphsplit
+    from graphsplit.api import plan as make_plan
     from graphsplit.report import inspect
 
     options = {"strategy": way.strategy, "seed": way.seed}
     begin = time.perf_counter()
-    plan = graphsplit.plan(path, way.k, **options)  # type: ignore[arg-type]
+    plan = make_plan(path, way.k, **options)  # type: ignore[arg-type]
     found: dict[str, object] = {"seconds": time.perf_counter() - begin}
     facts = inspect(plan)
     found |= {
@@ -183,7 +184,7 @@ def _died(code: int, errors: Path) -> dict[str, object]:
 
 def find(sections: Iterable[tuple[str, Path]]) -> list[Model]:
     """The models of files and folders, by section and name."""
-    found = []
+    found: list[Model] = []
     for section, place in sections:
         files = sorted(place.rglob("*.onnx")) if place.is_dir() else [place]
         found.extend(
@@ -196,7 +197,7 @@ def find(sections: Iterable[tuple[str, Path]]) -> list[Model]:
 def distinct(models: Sequence[Model]) -> list[Model]:
     """The first of all models with the same nodes, wiring, attributes and tensor shapes, in each section."""
     seen: set[tuple[str, str]] = set()
-    found = []
+    found: list[Model] = []
     for model in models:
         key = (model.section, topology(model.path))
         if key not in seen:
@@ -231,7 +232,8 @@ def _attribute(attribute: onnx.AttributeProto) -> str:
         return f"{attribute.name} {attribute.t.data_type} {list(attribute.t.dims)}"
     if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
         return attribute.name
-    return attribute.SerializeToString(deterministic=True).hex()
+    content: bytes = attribute.SerializeToString(deterministic=True)
+    return content.hex()
 
 
 # -- a run ----------------------------------------------------------------------------------------
@@ -314,7 +316,7 @@ def versions() -> dict[str, str]:
 
 
 def markdown(results: Sequence[Result], *, command: str, note: str = "") -> str:
-    """The document: what was run, counts, for each section a table of what is exact; then what failed or was refused."""
+    """The document: what was run, counts, a table for each section, and what failed or was refused."""
     known = ", ".join(f"{name} {number}" for name, number in versions().items())
     text = [
         "# Coverage",
@@ -326,9 +328,9 @@ def markdown(results: Sequence[Result], *, command: str, note: str = "") -> str:
     text += _counts(results)
     text += [
         "Columns: nodes and trained parameters of the model; the largest part's share of the parameters and of the",
-        "multiply-adds; nodes that the merged network repeats for each part; layers that each part has whole; the worst",
-        "error that any law found, relative to the largest element, with what rounding is allowed; seconds to load and",
-        "plan; and what a second way of splitting gave, with the largest part's share.",
+        "multiply-adds; nodes that the merged network repeats for each part; layers that each part has whole; the",
+        "worst error that any law found, relative to the largest element, and what rounding is allowed; seconds to",
+        "load and plan; and what a second way of splitting gave, with the largest part's share.",
         "",
     ]
     for section in dict.fromkeys(result.section for result in results):

@@ -73,7 +73,7 @@ class Session:
         self.kind: Engine = kind or engine()
         try:
             self._session = self._onnxruntime(taps) if self.kind == "onnxruntime" else self._reference(taps)
-        except Exception as error:  # noqa: BLE001 - the runtimes' exceptions have no common class
+        except Exception as error:
             raise RunError(f"{self.path.name!r} cannot be loaded: {_first_line(error)}") from error
 
     def _onnxruntime(self, taps: Iterable[str]) -> Any:
@@ -113,7 +113,7 @@ class Session:
                     found = self._session.run(None, dict(inputs), options)
                 else:
                     found = self._session.run(None, dict(inputs))
-        except Exception as error:  # noqa: BLE001 - the runtimes' exceptions have no common class
+        except Exception as error:
             raise RunError(f"{self.path.name!r} cannot be run: {_first_line(error)}") from error
         return dict(zip(self.outputs, found, strict=True))
 

@@ -34,11 +34,11 @@ def verify(
 ) -> Verification:
     """Check every law that can be checked from outside on a split's folder, and on the merged file if one is given.
 
-    `trained` are trained files instead of the sub-models in `folder`, as for `merge`; `inputs` are arrays to run on (an .npz
-    file or by name) instead of random ones. A law that doesn't hold is a failed check.
+    `trained` are trained files instead of the sub-models in `folder`, as for `merge`; `inputs` are arrays to run on (an
+    .npz file or by name) instead of random ones. A law that doesn't hold is a failed check.
 
-    Raises ManifestError, MergeError, FormatError or GraphsplitError for what isn't a split, trained files that don't fit it
-    and inputs that don't fit the network.
+    Raises ManifestError, MergeError, FormatError or GraphsplitError for what isn't a split, trained files that don't fit
+    it and inputs that don't fit the network.
     """
     report = progress or (lambda *_: None)
     report("planning", 0, 1)
@@ -93,7 +93,7 @@ def _checks(
 def _again(
     opened: Opened, leaves: Sequence[LeafModel], trained: Sequence[str | os.PathLike[str]]
 ) -> Sequence[LeafModel]:
-    """The sub-models read again from files in reversed order, where these say which part they are; else the leaves reversed."""
+    """The sub-models read again from files in reversed order; the leaves reversed where files go by position."""
     files = list(trained) or [opened.folder / entry.file for entry in opened.manifest.submodels]
     try:
         return read_leaves(opened, files[::-1])

@@ -1,6 +1,6 @@
 """The merged network against its parts: what a value should be, and how far rounding may take it from there.
 
-The reference of a value is the weighted mean of the parts' (each element over the parts that have it), summed in float64.
+The reference of a value is the weighted mean of the parts' (each element over the parts that have it), in float64.
 Two networks that are equal in exact arithmetic differ by rounding, which layers amplify by as much as the network is
 sensitive. That is measured: one sub-model runs again with every weight and every input moved by one rounding unit, and
 what this does to a value is its *noise*. Allowed is, for a value whose largest element is `scale`,
@@ -8,27 +8,27 @@ what this does to a value is its *noise*. Allowed is, for a value whose largest 
     tolerance = NOISE * noise  +  ROUNDING * unit * sqrt(depth) * scale
 
 where the second term covers what no weight passes: each of `depth` operations in a row rounds, independently, to half a
-unit. A comparison proves something only where a wrong merge would show: in `spread`, the parts' difference from their mean.
-One that a single part would pass in the place of the mean (`spread` below RESOLUTION tolerances) counts for nothing.
+unit. A comparison proves something only where a wrong merge would show: in `spread`, how far the parts are from their
+mean. One that a single part would pass in the place of the mean (`spread` below RESOLUTION tolerances) counts for nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphsplit.graph import Array
-from graphsplit.verification.perturb import limits
 
 __all__ = ["NOISE", "RESOLUTION", "ROUNDING", "Comparison", "Places", "Reference", "compare", "noise"]
 
-NOISE = 64.0
+NOISE = 16.0
 """How many times its measured effect rounding may have: a merged layer sums K times as many terms in another order."""
-ROUNDING = 16.0
-"""How many rounding units of the largest element a value may be off for every operation of the longest path, by its root."""
+ROUNDING = 4.0
+"""How many rounding units of the largest element a value may be off, times the root of the longest path's length."""
 RESOLUTION = 4.0
 """How many tolerances the parts must differ from their mean by, for the comparison to count."""
 
@@ -39,12 +39,11 @@ Floats = npt.NDArray[np.float64]
 class Reference:
     """What a value should be: built part by part. `problem` says why it can't be compared."""
 
-    total: Floats | None = None
-    weight: Floats | None = None
-    low: Floats | None = None
-    high: Floats | None = None
+    total: Floats = field(default_factory=lambda: np.zeros(0))
+    weight: Floats = field(default_factory=lambda: np.zeros(0))
+    low: Floats = field(default_factory=lambda: np.zeros(0))
+    high: Floats = field(default_factory=lambda: np.zeros(0))
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
-    exact: Array | None = None
     noise: float = 0.0
     problem: str | None = None
     parts: int = 0
@@ -59,8 +58,7 @@ class Reference:
         assert isinstance(value, np.ndarray)
         if self.parts == 0:
             self._begin(value, places)
-        assert self.total is not None and self.weight is not None and self.low is not None and self.high is not None
-        spot = (...,) if places is None else places.index(value.ndim)
+        spot: Any = (...,) if places is None else places.index(value.ndim)
         if self.total[spot].shape != value.shape:
             self.problem = f"its shape is {list(value.shape)} in one part and {list(self.total[spot].shape)} in another"
             return
@@ -82,7 +80,6 @@ class Reference:
 
     @property
     def mean(self) -> Floats:
-        assert self.total is not None and self.weight is not None
         with np.errstate(all="ignore"):
             return self.total / self.weight
 
@@ -170,7 +167,6 @@ def _same_infinities(found: Floats, wanted: Floats, finite: npt.NDArray[np.bool_
 
 def _spread(reference: Reference, wanted: Floats, finite: npt.NDArray[np.bool_]) -> float:
     """How far the parts are from their mean; for what one part alone holds, from zero."""
-    assert reference.low is not None and reference.high is not None and reference.weight is not None
     alone = finite & (reference.low == reference.high)
     shared = finite & ~alone
     apart = float((reference.high - reference.low)[shared].max()) / 2 if shared.any() else 0.0
@@ -185,7 +181,8 @@ def noise(plain: Sequence[object], moved: Sequence[object]) -> list[float]:
         if _problem(one) or _problem(other):
             found.append(0.0)
             continue
-        assert isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+        assert isinstance(one, np.ndarray)
+        assert isinstance(other, np.ndarray)
         if one.shape != other.shape or one.dtype.kind in "biu":
             found.append(0.0)
             continue

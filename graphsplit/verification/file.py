@@ -9,20 +9,21 @@ from pathlib import Path
 
 from graphsplit.errors import GraphsplitError
 from graphsplit.formats.onnx_file import load, structure_digest
-from graphsplit.formats.onnx_runtime import RunError, Session, check_file
+from graphsplit.formats.onnx_runtime import RunError, Session
 from graphsplit.graph import Graph, Node
 from graphsplit.merging import LeafModel, Opened, merged_graph, open_split, read_leaves
 from graphsplit.verification.compare import Comparison
 from graphsplit.verification.laws import compared_values, same_bits, verdict
 from graphsplit.verification.result import Check
 from graphsplit.verification.running import Bench, Subject, taps_of
+from graphsplit.verification.statics import checked
 
 __all__ = ["check_merged"]
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A network that the merge can give: its graph, the options that give it, and how many nodes law 1 is given up for."""
+    """A network that the merge can give: what it is called, and how many nodes law 1 is given up for."""
 
     title: str
     graph: Graph
@@ -40,7 +41,7 @@ def check_merged(
     graph = load(path)
     wanted, others = _wanted(bench.opened, leaves, trained, graph)
     return [
-        _file(bench, Path(path)),
+        _file(bench, Path(path), leaves),
         _structure(wanted, others, graph),
         _tensors(wanted or others[0], graph),
         _values(bench, Path(path), graph, wanted, parts),
@@ -77,21 +78,19 @@ def _wanted(
     return (tried[2] if _nodes(behind) == _nodes(graph) else None), tried
 
 
-def _file(bench: Bench, path: Path) -> Check:
+def _file(bench: Bench, path: Path, leaves: Sequence[LeafModel]) -> Check:
     """The file is a valid network that runs."""
-    problem = check_file(path)
-    if problem is not None and check_file(path, full=False) is None:
-        graph, _ = merged_graph(bench.opened, [], layers="original") if False else (None, 0)
-        del graph
+    problem, remark = checked(bench, path, leaves)
+    if problem is not None:
+        return Check("merged file", False, problem)
     try:
         session = Session(path, kind=bench.kind)
         for draw in bench.draws:
             session.run(draw.arrays)
     except RunError as error:
         return Check("merged file", False, error.message)
-    if problem is not None:
-        return Check("merged file", False, f"the checker refuses it: {problem}")
-    return Check("merged file", True, f"{path.name} passes the checker and runs on {len(bench.draws)} inputs")
+    detail = f"{path.name} passes the checker and runs on {len(bench.draws)} inputs"
+    return Check("merged file", bool(bench.draws), "; ".join([detail, *([remark] if remark else [])]))
 
 
 def _structure(wanted: _Wanted | None, tried: Sequence[_Wanted], graph: Graph) -> Check:
@@ -104,7 +103,9 @@ def _structure(wanted: _Wanted | None, tried: Sequence[_Wanted], graph: Graph) -
         return Check(name, False, detail)
     trained = set(wanted.graph.tensors)
     if structure_digest(graph, trained) != structure_digest(wanted.graph, trained):
-        return Check(name, False, f"it differs from the merge with {wanted.title}: in attributes, order, inputs or shapes")
+        return Check(
+            name, False, f"it differs from the merge with {wanted.title}: in attributes, order, inputs or shapes"
+        )
     detail = f"{len(graph.nodes)} nodes, {wanted.title}"
     if wanted.given_up:
         detail += f"; law 1 is given up: {wanted.given_up} nodes would have to be repeated for each part"
@@ -149,7 +150,7 @@ def _values(bench: Bench, path: Path, graph: Graph, wanted: _Wanted | None, part
     if not compared:
         return verdict(name, bench, found, "sub-models as they stand", names)
     worst = max(compared, key=_deviation)
-    detail = f"the original layers differ from the mean of the parts by up to this much, at {worst.name!r}: law 1 is given up"
+    detail = f"law 1 is given up: the original layers differ from the mean of the parts by this much, at {worst.name!r}"
     return Check(name, worst.worst < float("inf"), detail, worst.worst, None)
 
 

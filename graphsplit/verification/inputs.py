@@ -22,7 +22,8 @@ Kind = Literal["uniform", "normal"]
 TRIES = 8
 """How many other lengths are tried for dynamic axes before one is left as it is."""
 _MOVES = frozenset(
-    "Cast Concat CumSum Expand Flatten Identity Reshape Slice Squeeze Split Tile Transpose Unsqueeze Where Clip Pad".split()
+    ("Cast", "Clip", "Concat", "CumSum", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze")
+    + ("Tile", "Transpose", "Unsqueeze", "Where")
 )
 
 
@@ -41,7 +42,7 @@ def draws(network: Network) -> tuple[list[Draw], list[str]]:
     """
     sizes, remarks = _sizes(network)
     caps = _caps(network)
-    found = []
+    found: list[Draw] = []
     for number, chosen in enumerate(sizes):
         kinds: Sequence[Kind] = ("uniform", "normal") if number == 0 else ("normal",) if number % 2 else ("uniform",)
         for kind in kinds:
@@ -56,7 +57,7 @@ def _named(sizes: Mapping[str, int]) -> str:
     return f" with {shown}" if shown else ""
 
 
-# -- sizes --------------------------------------------------------------------------------------------------------------
+# -- sizes ----------------------------------------------------------------------------------------------------------
 
 
 def _sizes(network: Network) -> tuple[list[dict[str, int]], list[str]]:
@@ -104,9 +105,9 @@ def _other_lengths(
             return dict.fromkeys(lengths, size)
     found: dict[str, int] = {}
     for name in lengths if len(lengths) > 1 else ():
-        size = next((s for s in order[:TRIES] if s != first[name] and fits({**first, name: s})), None)
-        if size is not None:
-            found[name] = size
+        one = next((s for s in order[:TRIES] if s != first[name] and fits({**first, name: s})), None)
+        if one is not None:
+            found[name] = one
     return found
 
 
@@ -114,7 +115,7 @@ def _unknown(facts: Facts) -> int:
     return sum(fact.shape is None or 0 in fact.shape for fact in facts.values())
 
 
-# -- random arrays ------------------------------------------------------------------------------------------------------
+# -- random arrays --------------------------------------------------------------------------------------------------
 
 
 def _array(value: Value, sizes: Mapping[str, int], kind: Kind, cap: int | None, rng: np.random.Generator) -> Array:
@@ -124,7 +125,7 @@ def _array(value: Value, sizes: Mapping[str, int], kind: Kind, cap: int | None, 
     )
     dtype = value.dtype
     if dtype.kind in "iu":
-        whole = rng.integers(0, min(cap or 2, np.iinfo(dtype).max), shape)
+        whole = rng.integers(0, min(cap or 2, int(np.iinfo(dtype.name).max)), shape)
         if cap is None and whole.ndim:
             whole[..., :1] = 1  # a mask leaves something, a length isn't zero
         return whole.astype(dtype)
@@ -176,7 +177,7 @@ def _table(node: Node, name: str, facts: Facts) -> int | None:
     return max(1, fact.shape[axis])
 
 
-# -- given arrays -------------------------------------------------------------------------------------------------------
+# -- given arrays ---------------------------------------------------------------------------------------------------
 
 
 def given(graph: Graph, inputs: str | os.PathLike[str] | Mapping[str, Array]) -> Draw:
@@ -195,7 +196,9 @@ def given(graph: Graph, inputs: str | os.PathLike[str] | Mapping[str, Array]) ->
         array = arrays[value.name] = np.asarray(arrays[value.name])
         if array.dtype != value.dtype:
             hint = f"save it with .astype({value.dtype.name!r})"
-            raise GraphsplitError(f"input {value.name!r} has type {array.dtype}, and {value.dtype} is wanted", hint=hint)
+            raise GraphsplitError(
+                f"input {value.name!r} has type {array.dtype}, and {value.dtype} is wanted", hint=hint
+            )
         wanted = value.shape
         fits = wanted is None or (
             array.ndim == len(wanted)
@@ -212,7 +215,9 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise FormatError(f"{name!r} holds one array without a name", hint="save them with numpy.savez(path, name=…)")
+                raise FormatError(
+                    f"{name!r} holds one array without a name", hint="save them with numpy.savez(path, name=…)"
+                )
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         hint = "save the inputs with numpy.savez(path, name=array, …), arrays of numbers only"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from graphsplit.errors import GraphsplitError
 from graphsplit.formats.onnx_file import save, structure_digest
 from graphsplit.formats.onnx_runtime import RunError
 from graphsplit.graph import Array, Graph, Tensor
@@ -28,10 +26,10 @@ __all__ = ["compared_values", "exact_merge", "identity", "order", "same_bits", "
 STRENGTHS = (1.0, 0.3, 0.1)
 """How strongly sub-models are perturbed: less where the first makes values that no longer tell anything."""
 ORDER_BYTES = 200_000_000
-"""Up to this size a merged network is written out twice; beyond it, as many of its smallest tensors as fit are compared."""
+"""Up to this size a merged network is written out twice; beyond it, as many of its smallest tensors are compared."""
 
 
-# -- exact merge (law 1) ------------------------------------------------------------------------------------------------
+# -- exact merge (law 1) --------------------------------------------------------------------------------------------
 
 
 def compared_values(opened: Opened) -> list[str]:
@@ -88,16 +86,18 @@ def verdict(name: str, bench: Bench, found: Sequence[Comparison], what: str, nam
         detail = "nothing was proved: the parts' values differ by no more than rounding could make them"
         return Check(name, False, detail, worst.worst, worst.tolerance)
     telling = len(seen) - len(dull)
-    remarks += [f"{sorted(dull)[0]!r}{f' and {len(dull) - 1} more' if len(dull) > 1 else ''} told nothing"] if dull else []
+    remarks += (
+        [f"{sorted(dull)[0]!r}{f' and {len(dull) - 1} more' if len(dull) > 1 else ''} told nothing"] if dull else []
+    )
     summary = f"{telling} of {len(names)} values on {len(bench.draws)} inputs ({what})"
     return Check(name, True, "; ".join([summary, *remarks, *bench.remarks]), worst.worst, worst.tolerance)
 
 
-# -- identity (law 3) ---------------------------------------------------------------------------------------------------
+# -- identity (law 3) -----------------------------------------------------------------------------------------------
 
 
 def identity(opened: Opened, leaves: Sequence[LeafModel]) -> Check:
-    """Merge the sub-models as they stand: owned elements come back bit for bit, output elements by Eq. 1, others are zero."""
+    """Merge the sub-models as they stand: owned elements come back bit for bit, output elements by Eq. 1, cut ones zero."""
     whole, _ = merged_graph(opened, leaves, layers="original")
     copies, _ = merged_graph(opened, leaves)
     problems: list[str] = []
@@ -121,9 +121,7 @@ def _unchanged(opened: Opened, merged: Graph) -> list[str]:
     return [] if same else ["the merge of one part has another structure than the source"]
 
 
-def _tensor_problem(
-    opened: Opened, leaves: Sequence[LeafModel], name: str, merged: Array, copies: Graph
-) -> str | None:
+def _tensor_problem(opened: Opened, leaves: Sequence[LeafModel], name: str, merged: Array, copies: Graph) -> str | None:
     entry = opened.entries[name]
     which = kinds(entry, opened.manifest.groups)
     if merged.shape != entry.shape:
@@ -178,7 +176,7 @@ def _near(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     return np.asarray((np.abs(x - y) <= unit * np.maximum(np.abs(y), tiny)) | (x == y) | (np.isnan(x) & np.isnan(y)))
 
 
-# -- order (law 6) ------------------------------------------------------------------------------------------------------
+# -- order (law 6) --------------------------------------------------------------------------------------------------
 
 
 def order(bench: Bench, leaves: Sequence[LeafModel], again: Sequence[LeafModel]) -> Check:
@@ -204,7 +202,8 @@ def order(bench: Bench, leaves: Sequence[LeafModel], again: Sequence[LeafModel])
 
 def _some_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Check:
     """The smallest tensors of a large network, as many as a check may take time for; never none."""
-    taken, size = [], 0
+    taken: list[str] = []
+    size = 0
     for name, tensor in sorted(one.items(), key=lambda item: (math.prod(item[1].shape), item[0])):
         size += math.prod(tensor.shape) * tensor.dtype.itemsize
         if taken and size > ORDER_BYTES:
@@ -213,14 +212,6 @@ def _some_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Che
     different = [name for name in taken if not same_bits(one[name].numpy(), other[name].numpy()).all()]
     if different:
         return Check("order", False, f"given in reversed order, the sub-models merge into another {different[0]!r}")
-    return Check("order", True, f"the same in reversed order ({len(taken)} of {len(one)} tensors, for the network is large)")
-
-
-def reversed_order(leaves: Sequence[LeafModel]) -> list[LeafModel]:
-    """The same sub-models in the opposite order."""
-    return [replace(leaf) for leaf in reversed(leaves)]
-
-
-def failed_reading(error: GraphsplitError) -> Check:
-    """What it means that the sub-models in a split's own folder can't be merged."""
-    return Check("coverage", False, error.message)
+    return Check(
+        "order", True, f"the same in reversed order ({len(taken)} of {len(one)} tensors, for the network is large)"
+    )

@@ -26,7 +26,7 @@ FROM_ZERO = 0.02
 
 def limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
     """The rounding unit (the gap above 1) and the largest number of a floating-point type."""
-    info = ml_dtypes.finfo(dtype)
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return float(info.eps), float(info.max)
 
 

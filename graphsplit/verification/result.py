@@ -9,10 +9,10 @@ __all__ = ["Check", "Verification"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: whether it holds, what was looked at, and where numbers were compared the worst deviation and what is allowed.
+    """One check: whether it holds, what was looked at, and for numbers the worst deviation and what is allowed.
 
-    `worst` and `tolerance` are relative to the largest element of the value in which the deviation comes nearest to what
-    is allowed, or goes furthest beyond it.
+    Both are relative to the largest element of a value: the one whose deviation comes nearest to what is allowed, or goes
+    furthest beyond it.
     """
 
     name: str

@@ -24,8 +24,8 @@ __all__ = ["Bench", "Subject", "subjects"]
 class Subject:
     """A sub-model to run: the graph of its file where it has one, else the one that narrowing gives; and its tensors.
 
-    `file` is its file if it is an ONNX file with the structure that the split wrote; `changed` says that a file in the split's
-    own folder has another one.
+    `file` is its file if it is an ONNX file with the structure that the split wrote; `changed` says that a file in the
+    split's own folder has another one.
     """
 
     leaf: LeafModel
@@ -82,7 +82,7 @@ class Bench:
         save(graph, path, force=True)
         return Session(path, taps_of(graph, taps), kind=self.kind)
 
-    # -- which inputs -----------------------------------------------------------------------------------------------------
+    # -- which inputs -----------------------------------------------------------------------------------------------
 
     def settle(self, leaves: Sequence[LeafModel]) -> str | None:
         """Find a runtime that takes the source's topology, and leave out inputs that it doesn't run on, with a remark.
@@ -115,10 +115,10 @@ class Bench:
         self.remarks += failures
         return None if kept else failures[0]
 
-    # -- sub-models ---------------------------------------------------------------------------------------------------------
+    # -- sub-models -------------------------------------------------------------------------------------------------
 
     def references(self, parts: Sequence[Subject], names: Sequence[str]) -> list[dict[str, Reference]]:
-        """For each draw what the values should be in the merged network. Raises RunError for a sub-model that doesn't run."""
+        """For each draw what the values should be in the merged network. Raises RunError for what doesn't run."""
         found = [{name: Reference() for name in names} for _ in self.draws]
         for number, subject in enumerate(parts):
             session = self.session(subject.graph, names)
@@ -162,7 +162,7 @@ class Bench:
         chosen = subject.leaf.graph.selected[name].axes[entry.axis]
         return Places(entry.axis, group.size, np.arange(group.size) if chosen is None else chosen)
 
-    # -- the merged network -------------------------------------------------------------------------------------------------
+    # -- the merged network -----------------------------------------------------------------------------------------
 
     def compared(
         self, references: Sequence[Mapping[str, Reference]], session: Session, graph: Graph
@@ -184,7 +184,9 @@ class Bench:
         types = {graph.tensors[name].dtype for name in graph.tensors}
         types |= {value.dtype for value in graph.values.values()}
         types |= {fact.dtype for fact in self.opened.network.facts.values() if fact.dtype is not None}
-        return max((limits(t)[0] for t in types if t.kind == "f" or t.name == "bfloat16"), default=limits(np.dtype("f4"))[0])
+        return max(
+            (limits(t)[0] for t in types if t.kind == "f" or t.name == "bfloat16"), default=limits(np.dtype("f4"))[0]
+        )
 
 
 def taps_of(graph: Graph, names: Collection[str]) -> list[str]:

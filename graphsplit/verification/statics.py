@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -18,13 +19,24 @@ from graphsplit.merging import LeafModel, Opened, merged_graph
 from graphsplit.verification.result import Check
 from graphsplit.verification.running import Bench, Subject
 
-__all__ = ["CUT", "DUPLICATED", "OUTPUTS", "OWNED", "UNUSED", "coverage", "kinds", "narrowness", "valid_parts"]
+__all__ = [
+    "CUT",
+    "DUPLICATED",
+    "OUTPUTS",
+    "OWNED",
+    "UNUSED",
+    "checked",
+    "coverage",
+    "kinds",
+    "narrowness",
+    "valid_parts",
+]
 
 OWNED, OUTPUTS, DUPLICATED, UNUSED, CUT = range(5)
 Kinds = npt.NDArray[np.int8]
 
 
-# -- valid parts (law 4) ------------------------------------------------------------------------------------------------
+# -- valid parts (law 4) --------------------------------------------------------------------------------------------
 
 
 def valid_parts(bench: Bench, parts: Sequence[Subject], leaves: Sequence[LeafModel]) -> Check:
@@ -108,6 +120,11 @@ def _checked(bench: Bench, subject: Subject, leaves: Sequence[LeafModel]) -> tup
     if path is None:
         path = bench.folder / "checked.onnx"
         save(subject.graph, path, force=True)
+    return checked(bench, path, leaves)
+
+
+def checked(bench: Bench, path: Path, leaves: Sequence[LeafModel]) -> tuple[str | None, str | None]:
+    """What the checker has against a file; and a remark where it has as much against the source."""
     verdict = check_file(path)
     if verdict is None:
         return None, None
@@ -125,10 +142,7 @@ def _checked(bench: Bench, subject: Subject, leaves: Sequence[LeafModel]) -> tup
 
 def _runs(bench: Bench, subject: Subject) -> list[str]:
     try:
-        if subject.file is not None:
-            session = Session(subject.file, kind=bench.kind)
-        else:
-            session = bench.session(subject.graph)
+        session = bench.session(subject.graph) if subject.file is None else Session(subject.file, kind=bench.kind)
         for draw in bench.draws:
             session.run(draw.arrays)
     except RunError as error:
@@ -137,19 +151,20 @@ def _runs(bench: Bench, subject: Subject) -> list[str]:
 
 
 def _layers(opened: Opened) -> list[str]:
-    """Every part has a vertex of every divided layer, and of every group in the manifest."""
+    """Every part has a vertex of every divided layer, and something of every parameter."""
     problems = []
     partition, graph = opened.plan.partition, opened.network.graph
     for layer in partition.structure.layers:
         have = np.bincount(partition.owner[layer.classes], minlength=partition.parts)
         problems += [f"part {k} has no vertex of {graph.nodes[layer.node].title}" for k in np.flatnonzero(have == 0)]
-    for number, group in enumerate(opened.manifest.groups):
-        widths = [group.width(part) for part in range(opened.manifest.parts)]
-        problems += [f"part {k} has nothing of group {number}" for k, width in enumerate(widths) if not width]
+    for name, entry in opened.manifest.parameters.items():
+        for part in range(opened.manifest.parts):
+            if 0 in opened.manifest.part_shape(name, part) and 0 not in entry.shape:
+                problems.append(f"part {part} has nothing of {name!r}")
     return problems
 
 
-# -- coverage (law 2) ---------------------------------------------------------------------------------------------------
+# -- coverage (law 2) -----------------------------------------------------------------------------------------------
 
 
 def kinds(entry: ParameterEntry, groups: Sequence[Group]) -> Kinds:
@@ -176,7 +191,9 @@ def kinds(entry: ParameterEntry, groups: Sequence[Group]) -> Kinds:
         cut,
         CUT,
         np.where(
-            output & ((owner >= 0) | ~private), OUTPUTS, np.where(owner >= 0, OWNED, np.where(private, DUPLICATED, UNUSED))
+            output & ((owner >= 0) | ~private),
+            OUTPUTS,
+            np.where(owner >= 0, OWNED, np.where(private, DUPLICATED, UNUSED)),
         ),
     )
     return np.broadcast_to(found.astype(np.int8), shape)
@@ -192,7 +209,9 @@ def coverage(opened: Opened, tensors: Sequence[tuple[str, int, Mapping[str, Tens
     `tensors` holds for each sub-model that was not split again its title, its part and its tensors.
     """
     manifest, network = opened.manifest, opened.network
-    problems = [f"{n!r} trains and is not in the manifest" for n in sorted(network.trained - manifest.parameters.keys())]
+    problems = [
+        f"{n!r} trains and is not in the manifest" for n in sorted(network.trained - manifest.parameters.keys())
+    ]
     totals = dict.fromkeys(("owned", "output", "duplicated", "constant", "unused", "cut"), 0)
     for name, entry in manifest.parameters.items():
         counts = entry.counts
@@ -249,7 +268,9 @@ def _part_tensors(opened: Opened, part: int, tensors: Mapping[str, Tensor]) -> l
     for name, tensor in opened.submodels[part].graph.tensors.items():
         if name not in network.trained and name in tensors:
             found = tensors[name]
-            if found.shape != tensor.shape or not np.array_equal(found.numpy(), tensor.numpy(), equal_nan=_floats(tensor)):
+            if found.shape != tensor.shape or not np.array_equal(
+                found.numpy(), tensor.numpy(), equal_nan=_floats(tensor)
+            ):
                 problems.append(f"the constant {name!r} was changed")
     return problems
 
@@ -258,11 +279,11 @@ def _floats(tensor: Tensor) -> bool:
     return tensor.dtype.kind == "f"
 
 
-# -- narrowness (law 7) -------------------------------------------------------------------------------------------------
+# -- narrowness (law 7) ---------------------------------------------------------------------------------------------
 
 
 def narrowness(opened: Opened, tensors: Sequence[tuple[str, int, Mapping[str, Tensor]]]) -> Check:
-    """No divided layer of a part is wider than its share by more than an atom a family; what isn't divided is listed."""
+    """No divided layer of a part exceeds its share by more than an atom a family; what isn't divided is listed."""
     partition, graph = opened.plan.partition, opened.network.graph
     structure, shares = partition.structure, np.asarray(partition.shares)
     problems: list[str] = []
@@ -276,11 +297,15 @@ def narrowness(opened: Opened, tensors: Sequence[tuple[str, int, Mapping[str, Te
     for layer in np.flatnonzero((loads > wide[:, None] * shares + slack[:, None] + 1e-6).any(axis=1)):
         title = graph.nodes[structure.layers[layer].node].title
         share = ", ".join(f"{n:g}" for n in wide[layer] * shares)
-        problems.append(f"{title} has {loads[layer].tolist()} vertices of its {int(wide[layer])}, and its shares are {share}")
+        problems.append(
+            f"{title} has {loads[layer].tolist()} vertices of its {int(wide[layer])}, and its shares are {share}"
+        )
     for family, counts in zip(structure.families, partition.counts, strict=True):
         have = np.bincount(partition.owner[family.atoms], minlength=partition.parts)
         if not np.array_equal(have, counts):
-            problems.append(f"a family of {len(family.atoms)} atoms is divided {have.tolist()}, planned were {counts.tolist()}")
+            problems.append(
+                f"a family of {len(family.atoms)} atoms is divided {have.tolist()}, planned were {counts.tolist()}"
+            )
     problems += _unlisted(opened)
     fractions = []
     whole = sum(entry.elements for entry in opened.manifest.parameters.values() if entry.role != "constant")
@@ -295,7 +320,7 @@ def narrowness(opened: Opened, tensors: Sequence[tuple[str, int, Mapping[str, Te
         fractions.append(held / max(whole, 1))
     shown = f"{min(fractions):.1%} to {max(fractions):.1%}" if fractions else "an unknown share"
     listed = len(opened.manifest.private) + len(opened.manifest.repeated)
-    detail = f"{len(structure.layers)} layers divided; a part trains {shown} of {whole:,} elements; {listed} exceptions listed"
+    detail = f"{len(structure.layers)} layers divided; a part trains {shown} of {whole:,} elements; {listed} exceptions"
     return _check("narrowness", problems, detail)
 
 
