@@ -254,6 +254,7 @@ def _part_nodes(flowed: Flowed) -> frozenset[int]:
         values = _data(flowed, node) + [name for name in node.outputs if name in flowed.labels]
         if i not in flowed.tail and any((flowed.labels[name].core == PRIVATE).any() for name in values):
             found.add(i)
+    found |= _computed_weights(flowed)
     while True:
         before = len(found)
         for name in sorted(flowed.trained):
@@ -263,6 +264,19 @@ def _part_nodes(flowed: Flowed) -> frozenset[int]:
                 found.update(c.node for c in claims if c.node >= 0)
         if len(found) == before:
             return frozenset(found)
+
+
+def _computed_weights(flowed: Flowed) -> set[int]:
+    """Nodes whose weights are computed element by element: neither 1/K nor the zero of a cut element goes through that."""
+    computed = {name for name, derived in flowed.last.derived.items() if not derived.moved}
+    found: set[int] = set()
+    for i in sorted(flowed.graph.alive):
+        leaves = [leaf.name for n in flowed.graph.nodes[i].inputs if n in computed for leaf in flowed.last.derived[n].leaves]
+        for name in leaves:
+            mine = [c.core for c in flowed.claims.get(name, ()) if c.node == i]
+            if any((core == OUTPUT).any() for core in mine) or sum(bool((core > 0).any()) for core in mine) > 1:
+                found.add(i)
+    return found
 
 
 def _data(flowed: Flowed, node: Node) -> list[str]:

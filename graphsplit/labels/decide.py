@@ -241,34 +241,60 @@ def _contested_outputs(current: Pass, classes: Ids, decisions: Decisions) -> boo
     return changed
 
 
+@dataclass(frozen=True)
+class _Narrow:
+    """Vertices that are to be in every part but have fewer atoms than there are parts: a layer, or a piece of one."""
+
+    ids: Ids
+    atoms: Ids
+    title: str
+
+
 def _too_narrow(current: Pass, classes: Ids, decisions: Decisions) -> bool:
-    """Layers with fewer atoms than parts: read their ambiguous places otherwise, else make the narrowest private."""
-    narrow: dict[int, list[Block]] = {}
+    """Layers and pieces with fewer atoms than parts: read their ambiguous places otherwise, else make the narrowest private."""
+    found = _narrow_layers(current, classes, decisions) + _narrow_pieces(current, classes)
+    if not found:
+        return False
+    if _switch_modes(current, classes, decisions, {int(atom) for item in found for atom in item.atoms}):
+        return True
+    changed = False
+    settled: set[int] = set()
+    for item in sorted(found, key=lambda item: (len(item.ids), int(item.ids[0]))):
+        if settled.intersection(item.atoms.tolist()):
+            continue
+        settled.update(classes[item.ids].tolist())
+        reason = f"{item.title} has fewer independent vertices than there are parts"
+        news = [int(i) for i in item.ids if int(i) not in decisions.private]
+        decisions.private.update(dict.fromkeys(news, reason))
+        changed |= bool(news)
+    return changed
+
+
+def _narrow_layers(current: Pass, classes: Ids, decisions: Decisions) -> list[_Narrow]:
+    found = []
     for block in current.blocks.values():
         ids = np.arange(block.start, block.start + block.size)
         ids = ids[[int(i) not in decisions.private for i in ids]] if decisions.private else ids
         atoms = np.unique(classes[ids])
         if 0 < len(atoms) < current.parts:
-            for atom in atoms:
-                narrow.setdefault(int(atom), []).append(block)
-    if not narrow:
-        return False
-    if _switch_modes(current, classes, decisions, set(narrow)):
-        return True
-    changed = False
-    done: set[int] = set()
-    for atom in sorted(narrow):
-        if atom in done:
+            found.append(_Narrow(ids, atoms, current.graph.nodes[block.node].title))
+    return found
+
+
+def _narrow_pieces(current: Pass, classes: Ids) -> list[_Narrow]:
+    """Values that hold a few vertices of a layer only, such as the smaller half that a split cuts off."""
+    found: list[_Narrow] = []
+    seen: set[bytes] = set()
+    for name, labels in current.labels.items():
+        core = labels.core
+        if name not in current.graph.producers or not (core > 0).any() or core.tobytes() in seen:
             continue
-        block = min(narrow[atom], key=lambda b: (b.size, b.start))
-        ids = np.arange(block.start, block.start + block.size)
-        done.update(int(a) for a in classes[ids])
-        node = current.graph.nodes[block.node]
-        reason = f"{node.title} has fewer independent vertices than there are parts"
-        news = [int(i) for i in ids if int(i) not in decisions.private]
-        decisions.private.update(dict.fromkeys(news, reason))
-        changed |= bool(news)
-    return changed
+        seen.add(core.tobytes())
+        atoms = np.unique(classes[core[core > 0]])
+        if len(atoms) < current.parts:
+            ids = np.flatnonzero(np.isin(classes, atoms) & (np.arange(len(classes)) > 0))
+            found.append(_Narrow(ids, atoms, current.graph.nodes[current.graph.producers[name]].title))
+    return found
 
 
 def _switch_modes(current: Pass, classes: Ids, decisions: Decisions, atoms: set[int]) -> bool:

@@ -125,7 +125,9 @@ def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
             rows = core.shape[varying[0]]
             candidates.append((flowed.graph.producers[name], np.moveaxis(core, varying[0], 0).reshape(rows, -1)))
     for node, matrix in candidates:
-        if (matrix == matrix[:, :1]).all() or (matrix == matrix[:1]).all() or not (matrix > 0).all():
+        bound = flowed.last.bounds.get(node)
+        whole_rows = (bound is None or not bound.mix) and (matrix == matrix[:, :1]).all()  # a kept group needs some of each
+        if whole_rows or (matrix == matrix[:1]).all() or not (matrix > 0).all():
             continue
         found.setdefault(np.sort(matrix, axis=1).tobytes(), (node, matrix))
     return list(found.values())

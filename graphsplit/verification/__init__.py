@@ -37,8 +37,8 @@ def verify(
     `trained` are trained files instead of the sub-models in `folder`, as for `merge`; `inputs` are arrays to run on (an
     .npz file or by name) instead of random ones. A law that doesn't hold is a failed check.
 
-    Raises ManifestError, MergeError, FormatError or GraphsplitError for what isn't a split, trained files that don't fit
-    it and inputs that don't fit the network.
+    Raises ManifestError, MergeError, FormatError or GraphsplitError for what isn't a split, trained files that don't
+    fit it and inputs that don't fit the network.
     """
     report = progress or (lambda *_: None)
     report("planning", 0, 1)

@@ -9,7 +9,8 @@ what this does to a value is its *noise*. Allowed is, for a value whose largest 
 
 where the second term covers what no weight passes: each of `depth` operations in a row rounds, independently, to half a
 unit. A comparison proves something only where a wrong merge would show: in `spread`, how far the parts are from their
-mean. One that a single part would pass in the place of the mean (`spread` below RESOLUTION tolerances) counts for nothing.
+mean. One that a single part would pass in the place of the mean (`spread` below RESOLUTION tolerances) counts for
+nothing.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ Kind = Literal["uniform", "normal"]
 TRIES = 8
 """How many other lengths are tried for dynamic axes before one is left as it is."""
 _MOVES = frozenset(
-    ("Cast", "Clip", "Concat", "CumSum", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze")
-    + ("Tile", "Transpose", "Unsqueeze", "Where")
+    {"Cast", "Clip", "Concat", "CumSum", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split"}
+    | {"Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
 
 

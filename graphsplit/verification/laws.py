@@ -97,7 +97,7 @@ def verdict(name: str, bench: Bench, found: Sequence[Comparison], what: str, nam
 
 
 def identity(opened: Opened, leaves: Sequence[LeafModel]) -> Check:
-    """Merge the sub-models as they stand: owned elements come back bit for bit, output elements by Eq. 1, cut ones zero."""
+    """Merge the sub-models as they stand: owned elements come back bit for bit, output ones by Eq. 1, cut ones zero."""
     whole, _ = merged_graph(opened, leaves, layers="original")
     copies, _ = merged_graph(opened, leaves)
     problems: list[str] = []

@@ -11,8 +11,8 @@ __all__ = ["Check", "Verification"]
 class Check:
     """One check: whether it holds, what was looked at, and for numbers the worst deviation and what is allowed.
 
-    Both are relative to the largest element of a value: the one whose deviation comes nearest to what is allowed, or goes
-    furthest beyond it.
+    Both are relative to the largest element of a value: the one whose deviation comes nearest to what is allowed, or
+    goes furthest beyond it.
     """
 
     name: str

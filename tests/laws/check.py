@@ -211,7 +211,7 @@ def exact_merge(case: Case, *, inside: bool = True) -> Found:
     With `inside`, also every value of the merged network that stands for labelled, common or private ones in the parts.
     """
     found = Found()
-    only = None if inside else {*case.split.manifest.taps, *(value.name for value in case.model.graph.output)}
+    only = None if inside else {*case.split.manifest.taps, *_sums_behind_taps(case), *(v.name for v in case.model.graph.output)}
     merged, parts = Runner(case.merged, only), [Runner(part.file, only) for part in case.parts]
     others = random_inputs(case.model, 2, **{**dict(case.split.manifest.options.sizes), "batch": 3})
     for inputs in (planned_inputs(case), others):
@@ -226,13 +226,27 @@ def exact_merge(case: Case, *, inside: bool = True) -> Found:
 
 
 def _taps(case: Case, whole: Arrays, pieces: Sequence[Arrays], found: Found) -> None:
-    for name in case.split.manifest.taps:
+    for name in dict.fromkeys((*case.split.manifest.taps, *_sums_behind_taps(case))):
         if name not in whole:
             found.check(False, f"tap {name!r}: the merged network has no such value")
             continue
         mean = sum(part.weight * values[name].astype(np.float64) for part, values in zip(case.parts, pieces, strict=True))
         error = off(whole[name], np.asarray(mean))
         found.check(error < tolerance(case.model), f"tap {name!r}: off the mean of the parts by {error:.1e}")
+
+
+def _sums_behind_taps(case: Case) -> list[str]:
+    """Taps plus parameters: a bias that is added behind an output layer. Still the mean of the parts."""
+    flowed = case.plan.flowed
+    linear = set(case.split.manifest.taps)
+    found = []
+    for i in sorted(flowed.tail):
+        node = flowed.graph.nodes[i]
+        trained = [name in flowed.last.derived for name in node.inputs]
+        if any(trained) and all(t or name in linear for t, name in zip(trained, node.inputs, strict=True)):
+            linear.update(node.outputs)
+            found.extend(node.outputs)
+    return found
 
 
 def _concatenated(case: Case, whole: Arrays, pieces: Sequence[Arrays], found: Found) -> None:
@@ -277,11 +291,12 @@ def _inside(case: Case, whole: Arrays, pieces: Sequence[Arrays], found: Found) -
     """Values in front of the output layers: slices of whole ones, and each part's copy of repeated ones."""
     flowed = case.plan.flowed
     behind = {name for i in flowed.tail | flowed.last.layout.frontier for name in flowed.graph.nodes[i].outputs}
+    tail = {name for i in flowed.tail for name in flowed.graph.nodes[i].outputs}
     averaged = {name for part in case.parts for done, _ in part.chain for name in done.manifest.averaged}
     for name in flowed.labels:
         for part, values in zip(case.parts, pieces, strict=True):
             copy = whole.get(name + part.suffix)
-            if copy is not None and name in values:
+            if copy is not None and name in values and name not in tail:
                 error = off(copy, values[name])
                 found.check(error < tolerance(case.model), f"{name + part.suffix!r}: off by {error:.1e}")
         if flowed.facts[name].data is not None:
