@@ -364,17 +364,36 @@ def _owned_everywhere(labels: tuple[Ids | None, ...]) -> bool:
 
 
 def derived_selection(derived: Derived, plans: dict[str, ParameterPlan], owner: Ids, part: int) -> Selected:
-    """What a part has of a tensor made of parameters."""
-    mask = np.ones((1,) * len(derived.shape), bool)
+    """What a part has of a tensor made of parameters. Linear in its axes, unless a parameter's axis was folded into several."""
+    rank = len(derived.shape)
+    masks = list(_derived_masks(derived, plans, owner, part))
+    folded = [m for m in masks if sum(size > 1 for size in m.shape) > 1]
+    if not folded:
+        along: list[npt.NDArray[np.bool_] | None] = [None] * rank
+        for mask in masks:
+            for axis in (a for a, size in enumerate(mask.shape) if size > 1):
+                before = along[axis]
+                along[axis] = mask.ravel() if before is None else before & mask.ravel()
+        axes = tuple(None if m is None or m.all() else np.flatnonzero(m) for m in along)
+        return Selected(axes, tuple(n if a is None else len(a) for a, n in zip(axes, derived.shape, strict=True)))
+    whole = np.ones((1,) * rank, bool)
+    for mask in masks:
+        whole = whole & mask
+    # 1 stands for "the part has it", any class that another part owns for "it hasn't"
+    stand_in = np.where(whole, COMMON, 1).astype(np.int64)
+    return select(Labels(derived.shape, stand_in), np.array([-1, -1]), 0)
+
+
+def _derived_masks(
+    derived: Derived, plans: dict[str, ParameterPlan], owner: Ids, part: int
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """For each divided axis of each parameter behind a tensor: which of the tensor's elements the part keeps."""
     for leaf in derived.leaves:
         plan = plans[leaf.name]
         for vector, slot in zip(plan.labels, leaf.slots, strict=True):
             if vector is not None:
-                mask = mask & np.where(slot >= 0, keeps(vector, owner, part)[np.maximum(slot, 0)], True)
+                yield np.where(slot >= 0, keeps(vector, owner, part)[np.maximum(slot, 0)], True)
         if plan.blocked is not None:
             along, axis = leaf.slots[plan.blocked.along], leaf.slots[plan.blocked.axis]
             height = plan.shape[plan.blocked.along] // len(plan.blocked.labels)
-            mask = mask & keeps(plan.blocked.labels[np.maximum(along, 0) // height, np.maximum(axis, 0)], owner, part)
-    # 1 stands for "the part has it", any class that another part owns for "it hasn't"
-    stand_in = np.where(mask, COMMON, 1).astype(np.int64)
-    return select(Labels(derived.shape, stand_in), np.array([-1, -1]), 0)
+            yield keeps(plan.blocked.labels[np.maximum(along, 0) // height, np.maximum(axis, 0)], owner, part)

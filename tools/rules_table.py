@@ -44,7 +44,7 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 
 | qualifier | meaning |
 |---|---|
-| `mix i` | summed over with weights: those between two parts are cut. With a result that all parts share, an output layer |
+| `mix i` | summed over with weights: those between two parts are cut. An output layer, if all parts share the result |
 | `whole d` | contracted between activations, or used as one thing: all its neurons stay together |
 | `stat c` | the value depends on all of the axis: each part has its own, and the merged network repeats the node |
 | `sum` | the op adds: a mean may be taken behind it |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -55,7 +56,8 @@ def check_file(path: str | os.PathLike[str], *, full: bool = True) -> str | None
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    line = lines[0] if lines else type(error).__name__
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Non-zero status code returned while ", "", line)[:200]
 
 
 class Session:

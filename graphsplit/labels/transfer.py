@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +35,6 @@ class Flow(Protocol):
 
     couplings: Couplings
     classes: Ids | None
-    parts: int
 
     def mode(self, node: int, kind: str, vertices: Ids) -> str:
         """How an ambiguous place is to be read: the kind's first choice, until that left a layer too narrow."""
@@ -273,10 +271,7 @@ class Transfer:
         keeps = (
             bool(groups)
             and bool(columns)
-            and (
-                self.site.frontier
-                or (self._may_keep(array) and self.flow.mode(self.site.index, "group", array) == "keep")
-            )
+            and (self.site.frontier or self.flow.mode(self.site.index, "group", array) == "keep")
         )
         ids = self._fresh(self._new_factors() | {self.order[a] for a in groups}, array, keeps or not groups)
         if keeps:
@@ -286,13 +281,6 @@ class Transfer:
             self.flow.couplings.along(array, columns, self.site.index)
             self.flow.couplings.add(_high(array, columns), ids, self.site.index)
         return ids
-
-    def _may_keep(self, array: Ids) -> bool:
-        """Whether each part can take as many inputs and outputs out of every group: those must be enough, and apart."""
-        inputs = self._varying(array, self.site.bound.mix)
-        outputs = self._new_factors()
-        enough = [prod(array.shape[a] for a in inputs), prod(self.sizes[f] for f in outputs)]
-        return bool(inputs) and min(enough) >= self.flow.parts
 
     def _new_factors(self) -> set[str]:
         """Factors of a parameter and the result alone: they make vertices. A broadcast axis doesn't."""

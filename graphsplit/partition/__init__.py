@@ -66,7 +66,7 @@ def partition(
     structure = families(flowed)
     if not structure.layers:
         raise PlanError(
-            f"{flowed.graph.name or 'the network'} has no hidden layer that can be divided into {parts} parts{_why(flowed)}",
+            f"{flowed.graph.name or 'the network'} has no hidden layer that can be divided into {parts} parts, so there is nothing to split{_why(flowed)}",
             hint="try a smaller -k",
         )
     names = [flowed.graph.nodes[node].title for node in structure.constraint_nodes]

@@ -72,6 +72,12 @@ def _remainders(structure: Structure, sizes: Ids, found: Ids, shares: Shares) ->
     return found
 
 
+def _offsets(structure: Structure, constraint: int) -> Ids:
+    """For each row of a constraint the elements of it that every part has."""
+    mine = structure.offsets[structure.offsets[:, 0] == constraint]
+    return mine[np.argsort(mine[:, 1]), 2]
+
+
 def _feasible(structure: Structure, found: Ids) -> bool:
     load = np.zeros((len(structure.layers), found.shape[1]), np.int64)
     np.add.at(load, structure.usage[:, 1], structure.usage[:, 2:3] * found[structure.usage[:, 0]])
@@ -79,8 +85,8 @@ def _feasible(structure: Structure, found: Ids) -> bool:
         return False
     for constraint in np.unique(structure.rows[:, 1]):
         mine = structure.rows[structure.rows[:, 1] == constraint]
-        height = int(mine[:, 2].max()) + 1
-        taken = np.zeros((height, found.shape[1]), np.int64)
+        shared = _offsets(structure, int(constraint))
+        taken = np.repeat(shared[:, None], found.shape[1], axis=1)
         np.add.at(taken, mine[:, 2], mine[:, 3:4] * found[mine[:, 0]])
         if not ((taken == taken[:1]).all() and (taken > 0).all()):
             return False
@@ -109,14 +115,16 @@ def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], sla
     for constraint in np.unique(structure.rows[:, 1]):
         mine = structure.rows[structure.rows[:, 1] == constraint]
         first = mine[mine[:, 2] == 0]
-        for row in range(int(mine[:, 2].max()) + 1):
+        shared = _offsets(structure, int(constraint))
+        for row in range(len(shared)):
             here = mine[mine[:, 2] == row]
             for p in range(parts):
                 plus = [(int(f) * parts + p, float(n)) for f, _, _, n in here]
                 if row == 0:
-                    add(plus, 1.0, np.inf)
+                    add(plus, 1.0 - float(shared[0]), np.inf)
                 else:
-                    add(plus + [(int(f) * parts + p, -float(n)) for f, _, _, n in first], 0.0, 0.0)
+                    missing = float(shared[0] - shared[row])
+                    add(plus + [(int(f) * parts + p, -float(n)) for f, _, _, n in first], missing, missing)
     for f in range(families):  # deviation >= |count - exact|, which the objective sums
         for p in range(parts):
             v = f * parts + p

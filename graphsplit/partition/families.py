@@ -27,12 +27,16 @@ class Family:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a strategy works on. `usage` rows are (family, layer, vertices an atom), `rows` (family, constraint, row, count)."""
+    """What a strategy works on. `usage` rows are (family, layer, vertices an atom), `rows` (family, constraint, row, count).
+
+    `offsets` rows are (constraint, row, elements of it that every part has).
+    """
 
     layers: tuple[Layer, ...]
     families: tuple[Family, ...]
     usage: Ids
     rows: Ids
+    offsets: Ids
     constraint_nodes: tuple[int, ...]
 
 
@@ -50,6 +54,7 @@ def families(flowed: Flowed) -> Structure:
         kind += 1
     first_row = kind
     row_of: list[tuple[int, int]] = []
+    offsets: list[tuple[int, int, int]] = []
     for index, (_, matrix) in enumerate(constraints):
         for row, labels in enumerate(matrix):
             atoms, number = np.unique(labels[labels > 0], return_counts=True)
@@ -57,10 +62,11 @@ def families(flowed: Flowed) -> Structure:
             counts.append(number)
             kinds.append(np.full(len(atoms), kind, np.int64))
             row_of.append((index, row))
+            offsets.append((index, row, int((labels <= 0).sum())))
             kind += 1
     if not layers:
         empty = np.empty((0, 3), np.int64)
-        return Structure((), (), empty, np.empty((0, 4), np.int64), ())
+        return Structure((), (), empty, np.empty((0, 4), np.int64), empty, ())
     atom = np.concatenate(atom_parts)
     what, count = np.concatenate(kinds), np.concatenate(counts)
     names, atom_index = np.unique(atom, return_inverse=True)
@@ -78,7 +84,8 @@ def families(flowed: Flowed) -> Structure:
         if len(tied)
         else np.empty((0, 4), np.int64)
     )
-    return Structure(layers, found, usage, rows, tuple(node for node, _ in constraints))
+    shared = np.array(offsets, np.int64).reshape(-1, 3)
+    return Structure(layers, found, usage, rows, shared, tuple(node for node, _ in constraints))
 
 
 def _layers(flowed: Flowed) -> tuple[Layer, ...]:
@@ -127,7 +134,7 @@ def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
     for node, matrix in candidates:
         bound = flowed.last.bounds.get(node)
         whole_rows = (bound is None or not bound.mix) and (matrix == matrix[:, :1]).all()  # a kept group needs some of each
-        if whole_rows or (matrix == matrix[:1]).all() or not (matrix > 0).all():
+        if whole_rows or (matrix == matrix[:1]).all() or not (matrix > 0).any():
             continue
         found.setdefault(np.sort(matrix, axis=1).tobytes(), (node, matrix))
     return list(found.values())

@@ -2,8 +2,9 @@
 
 The reference of a value is the weighted mean of the parts' (each element over the parts that have it), in float64.
 Two networks that are equal in exact arithmetic differ by rounding, which layers amplify by as much as the network is
-sensitive. That is measured: one sub-model runs again with every weight and every input moved by one rounding unit, and
-what this does to a value is its *noise*. Allowed is, for a value whose largest element is `scale`,
+sensitive. That is measured: every sub-model runs again with each weight and each input moved by one rounding unit, and
+the most that this does to a value in any part (one alone may be dead or saturated) is its *noise*. Allowed is, for a
+value whose largest element is `scale`,
 
     tolerance = NOISE * noise  +  ROUNDING * unit * sqrt(depth) * scale
 
@@ -26,9 +27,9 @@ from graphsplit.graph import Array
 
 __all__ = ["NOISE", "RESOLUTION", "ROUNDING", "Comparison", "Places", "Reference", "compare", "noise"]
 
-NOISE = 16.0
-"""How many times its measured effect rounding may have: a merged layer sums K times as many terms in another order."""
-ROUNDING = 4.0
+NOISE = 8.0
+"""How many times its measured effect rounding may have: a merged layer sums more terms, in another order."""
+ROUNDING = 8.0
 """How many rounding units of the largest element a value may be off, times the root of the longest path's length."""
 RESOLUTION = 4.0
 """How many tolerances the parts must differ from their mean by, for the comparison to count."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,9 +17,10 @@ from graphsplit.formats.onnx_sizes import BATCHES, LENGTHS, symbols
 from graphsplit.graph import Array, Graph, Node, Value
 from graphsplit.network import Network
 
-__all__ = ["Draw", "draws", "given"]
+__all__ = ["Draw", "draws", "given", "longer"]
 
 Kind = Literal["uniform", "normal"]
+LONGER = (64, 224, 512, 1024, 4000, 16000)
 TRIES = 8
 """How many other lengths are tried for dynamic axes before one is left as it is."""
 _MOVES = frozenset(
@@ -33,14 +35,17 @@ class Draw:
 
     title: str
     arrays: Mapping[str, Array]
+    given: bool = False
 
 
-def draws(network: Network) -> tuple[list[Draw], list[str]]:
+def draws(network: Network, start: Mapping[str, int] | None = None) -> tuple[list[Draw], list[str]]:
     """Random inputs at two sizes of every dynamic axis, and remarks on axes that allow no second size.
+
+    `start` are sizes to begin with instead of those that the split was planned with.
 
     Raises GraphsplitError where an input can't be drawn.
     """
-    sizes, remarks = _sizes(network)
+    sizes, remarks = _sizes(network, {**network.sizes, **(start or {})})
     caps = _caps(network)
     found: list[Draw] = []
     for number, chosen in enumerate(sizes):
@@ -60,9 +65,8 @@ def _named(sizes: Mapping[str, int]) -> str:
 # -- sizes ----------------------------------------------------------------------------------------------------------
 
 
-def _sizes(network: Network) -> tuple[list[dict[str, int]], list[str]]:
-    """The sizes that the split was planned with, and others: as many as it takes to see two of every dynamic axis."""
-    first = dict(network.sizes)
+def _sizes(network: Network, first: dict[str, int]) -> tuple[list[dict[str, int]], list[str]]:
+    """The first sizes, and others: as many as it takes to see two of every dynamic axis."""
     batches, lengths = symbols(network.graph)
     if not first:
         return [{}], []
@@ -113,6 +117,13 @@ def _other_lengths(
 
 def _unknown(facts: Facts) -> int:
     return sum(fact.shape is None or 0 in fact.shape for fact in facts.values())
+
+
+def longer(network: Network) -> list[dict[str, int]]:
+    """Greater lengths for the dynamic axes that are no batch: some networks run on no short input."""
+    _, lengths = symbols(network.graph)
+    found = [dict.fromkeys(lengths, size) for size in LONGER] if lengths else []
+    return [sizes for sizes in found if all(size > network.sizes[name] for name, size in sizes.items())]
 
 
 # -- random arrays --------------------------------------------------------------------------------------------------
@@ -207,18 +218,17 @@ def given(graph: Graph, inputs: str | os.PathLike[str] | Mapping[str, Array]) ->
         if not fits:
             shown = "?" if wanted is None else ", ".join("?" if d is None else str(d) for d in wanted)
             raise GraphsplitError(f"input {value.name!r} has shape {list(array.shape)}, and [{shown}] is wanted")
-    return Draw("the given inputs", arrays)
+    return Draw("the given inputs", arrays, given=True)
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
     name = os.fspath(path)
+    hint = "save the inputs with numpy.savez(path, name=array, …), arrays of numbers only"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise FormatError(
-                    f"{name!r} holds one array without a name", hint="save them with numpy.savez(path, name=…)"
-                )
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise FormatError(f"{name!r} holds one array without a name", hint=hint)
+        with file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        hint = "save the inputs with numpy.savez(path, name=array, …), arrays of numbers only"
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"cannot read {name!r} as an .npz file: {error}", hint=hint) from error

@@ -14,10 +14,10 @@ from graphsplit.formats.onnx_runtime import Engine, RunError, Session, engine
 from graphsplit.graph import Array, Graph, Tensor
 from graphsplit.merging import LeafModel, Opened, merged_graph
 from graphsplit.verification.compare import Comparison, Places, Reference, compare, noise
-from graphsplit.verification.inputs import Draw
+from graphsplit.verification.inputs import Draw, draws, longer
 from graphsplit.verification.perturb import jittered, limits
 
-__all__ = ["Bench", "Subject", "subjects"]
+__all__ = ["Bench", "Subject", "depth", "subjects", "taps_of"]
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,13 @@ class Bench:
             except RunError:
                 return f"no runtime loads the source: {first.message}"
             self.remarks.append(f"onnxruntime doesn't load the source ({first.message})")
-        kept, failures = [], []
-        for draw in self.draws:
-            for variant in _variants(draw):
-                try:
-                    session.run(variant.arrays)
-                except RunError as error:
-                    last = error.message
-                else:
-                    kept.append(variant)
+        kept, failures = _usable(session, self.draws)
+        if not kept and not any(draw.given for draw in self.draws):
+            for sizes in longer(self.opened.network):
+                drawn, remarks = draws(self.opened.network, sizes)
+                if _usable(session, drawn[:1])[0]:
+                    (kept, failures), self.remarks = _usable(session, drawn), [*remarks, failures[0]]
                     break
-            else:
-                failures.append(f"the source itself doesn't run on {draw.title} ({last})")
         self.draws = kept
         self.remarks += failures
         return None if kept else failures[0]
@@ -120,7 +115,7 @@ class Bench:
     def references(self, parts: Sequence[Subject], names: Sequence[str]) -> list[dict[str, Reference]]:
         """For each draw what the values should be in the merged network. Raises RunError for what doesn't run."""
         found = [{name: Reference() for name in names} for _ in self.draws]
-        for number, subject in enumerate(parts):
+        for subject in parts:
             session = self.session(subject.graph, names)
             results = [session.run(draw.arrays) for draw in self.draws]
             for references, values in zip(found, results, strict=True):
@@ -129,9 +124,8 @@ class Bench:
                         references[name].add(values[name], float(subject.leaf.weight), self.places(subject, name))
                     else:
                         references[name].problem = f"{subject.title} has no such value"
-            if number == 0:
-                del session
-                self._add_noise(subject, names, found, results)
+            del session
+            self._add_noise(subject, names, found, results)
         return found
 
     def _add_noise(
@@ -141,6 +135,7 @@ class Bench:
         found: list[dict[str, Reference]],
         results: Sequence[Mapping[str, object]],
     ) -> None:
+        """Run a sub-model again, moved by rounding units: the part that this moves furthest says what is allowed."""
         graph = subject.graph.replace(tensors=jittered(subject.graph.tensors, self.opened.network.trained))
         session = self.session(graph, names)
         rng = np.random.default_rng(5)
@@ -149,7 +144,7 @@ class Bench:
             known = [name for name in names if name in plain]
             levels = noise([plain[name] for name in known], [moved[name] for name in known])
             for name, level in zip(known, levels, strict=True):
-                references[name].noise = level
+                references[name].noise = max(level, references[name].noise)
 
     def places(self, subject: Subject, name: str) -> Places | None:
         """Which slice of an output a part gives; None where each gives the whole."""
@@ -189,6 +184,24 @@ class Bench:
         )
 
 
+def _usable(session: Session, drawn: Sequence[Draw]) -> tuple[list[Draw], list[str]]:
+    """The draws that a network runs on, and why it doesn't run on the others."""
+    kept, failures = [], []
+    for draw in drawn:
+        reason = ""
+        for variant in _variants(draw):
+            try:
+                session.run(variant.arrays)
+            except RunError as error:
+                reason = reason or error.message
+            else:
+                kept.append(variant)
+                break
+        else:
+            failures.append(f"the source itself doesn't run on {draw.title} ({reason})")
+    return kept, failures
+
+
 def taps_of(graph: Graph, names: Collection[str]) -> list[str]:
     """The names that a graph computes and doesn't give out already."""
     known = {value.name for value in graph.outputs}
@@ -213,7 +226,7 @@ def _jitter(array: Array, rng: np.random.Generator) -> Array:
 
 def _variants(draw: Draw) -> list[Draw]:
     """A draw, and where it has whole numbers the same with the smallest ones, which more networks accept."""
-    if not any(array.dtype.kind in "iu" for array in draw.arrays.values()) or draw.title == "the given inputs":
+    if not any(array.dtype.kind in "iu" for array in draw.arrays.values()) or draw.given:
         return [draw]
     found = [draw]
     for number in (1, 0):

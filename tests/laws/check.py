@@ -314,7 +314,7 @@ def _behind_taps(case: Case, whole: Arrays, inputs: Arrays, found: Found) -> Non
     wanted = [entry.name for entry in case.split.manifest.outputs if entry.merge == "mean"]
     nodes: set[int] = set()
     given: set[str] = set()
-    waiting = [name for name in wanted if name not in stop]
+    waiting = [n for n in wanted if n not in stop and graph.producers.get(n) not in case.plan.part_nodes]
     if not waiting:
         return
     while waiting:
@@ -326,7 +326,7 @@ def _behind_taps(case: Case, whole: Arrays, inputs: Arrays, found: Found) -> Non
             if not name or name in graph.tensors:
                 continue
             producer = graph.producers.get(name)
-            if name in stop or producer is None or producer not in flowed.tail:
+            if name in stop or producer is None or producer not in flowed.tail - case.plan.part_nodes:
                 given.add(name)
             else:
                 waiting.append(name)
