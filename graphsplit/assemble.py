@@ -140,7 +140,7 @@ class _Assembler:
             if i in self.repeated:
                 for k in range(len(self.leaves)):
                     self._repeat(i, k)
-            elif not all(o in self.layout.derived for o in node.outputs if o):
+            elif len(self.leaves) == 1 or not all(o in self.layout.derived for o in node.outputs if o):
                 self._whole_node(i, node)
         for value in self.source.outputs:
             self.whole(value.name)

@@ -293,6 +293,8 @@ def _has_copies(labels: tuple[Ids | None, ...], blocked: Blocked | None) -> bool
 def _scaled_behind(flowed: Flowed, part_nodes: frozenset[int], output_scale: str) -> frozenset[int]:
     """Output layers whose result, not whose weights, is scaled: on request, or where a weight also serves a hidden layer."""
     found: set[int] = set()
+    if flowed.parts == 1:
+        return frozenset()  # 1/K is 1
     for name in sorted(flowed.trained):
         claims = _uses(flowed, name, part_nodes)
         giving = {c.node for c in claims if (c.core == OUTPUT).any()}
@@ -317,7 +319,8 @@ def _axis_labels(
         if len(varying) == 2:
             blocked = _block(name, found.core, varying, blocked)
             continue
-        for axis in varying or found.axes or range(len(shape)):
+        single = [a for a, size in enumerate(shape) if size == 1 and (found.core > 0).any()]  # a layer of one vertex
+        for axis in varying or found.axes or single or range(len(shape)):
             vector = np.ascontiguousarray(np.broadcast_to(found.core.reshape(-1), (shape[axis],)))
             vectors[axis] = vector if vectors[axis] is None else _combine(name, vectors[axis], vector)  # type: ignore[arg-type]
     return tuple(None if v is None or (v == COMMON).all() else v for v in vectors), blocked

@@ -3,8 +3,8 @@
     python tools/benchmark_planning.py [--json]
 
 Two series of four sizes, each twice the one before: chains of residual convolution blocks (nodes grow, width stays) and
-dense layers (vertices grow, nodes stay). The figure that counts is the ratio of the time to that of the size before; about 2
-is linear. Times are medians of three runs.
+dense layers (vertices grow, nodes stay). The figure that counts is the ratio of the time to that of the size before;
+about 2 is linear. Times are medians of three runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import time
 
 import numpy as np
+
 from graphsplit.graph import ArrayTensor, Graph, Node, Value
 from graphsplit.network import make, prepare
 
@@ -118,10 +119,8 @@ def main() -> None:
             )
             before = spent
             if not arguments.json:
-                print(
-                    f"{series:>20} {size:>10,}  {spent:8.2f} s  {'' if rows[-1]['ratio'] is None else 'x ' + str(rows[-1]['ratio'])}",
-                    flush=True,
-                )
+                ratio = rows[-1]["ratio"]
+                print(f"{series:>20} {size:>10,}  {spent:8.2f} s  {'' if ratio is None else f'x {ratio}'}", flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2))
 

@@ -86,10 +86,11 @@ def flow(
         return _decided(graph, dialect, (facts, others or facts), trained, parts, kept, concatenate, undivided)
 
     best = run(outputs == "concat")
+    contested = any("output" in reason for reason in best.private.values())
     if parts == 1:
-        return best
+        return run(True) if contested and outputs == "auto" else best  # nothing has to be averaged
     full, share = stored(best)
-    if outputs == "auto" and share > full / parts and any("output" in reason for reason in best.private.values()):
+    if outputs == "auto" and share > full / parts and contested:
         joined = run(True)
         best, share = (joined, stored(joined)[1]) if stored(joined)[1] < share else (best, share)
     if share > full / parts and best.last.sharing:

@@ -99,11 +99,21 @@ class Transfer:
         out = self._mixed(weights) if weights else self._passed()
         for j in self.parameters:
             if j not in weights:
-                self._claim(j, self.factors(j), out)
+                self._claim(j, self.factors(j) - {letter for letter, _ in self.site.bound.rule.back}, out)
+            self._claim_fed_back(j, out)
         return [
             self._result(axes, shape, out)
             for axes, shape in zip(self.site.bound.results, self.site.shapes, strict=True)
         ]
+
+    def _claim_fed_back(self, operand: int, out: Ids) -> None:
+        """A recurrent weight takes the results of the step before: its columns belong to the vertices of its rows."""
+        for letter, fed in self.site.bound.rule.back:
+            if letter in self.factors(operand) and letter in self.position and fed in self.position:
+                once = _high(out, self._varying(out, self.site.bound.whole))
+                alone = self._collapsed(once, self._varying(once, set(self.order) - {fed}))
+                columns = np.swapaxes(alone, self.position[fed], self.position[letter])
+                self._claim(operand, {letter}, columns, contracted=True)
 
     def factors(self, operand: int) -> set[str]:
         """The factors of one operand."""
@@ -280,11 +290,13 @@ class Transfer:
         elif groups:
             self.flow.couplings.along(array, columns, self.site.index)
             self.flow.couplings.add(_high(array, columns), ids, self.site.index)
+        self.flow.couplings.along(ids, self._varying(ids, self.site.bound.whole), self.site.index)
         return ids
 
     def _new_factors(self) -> set[str]:
         """Factors of a parameter and the result alone: they make vertices. A broadcast axis doesn't."""
-        of_data = set().union(*(self.factors(j) for j in self.data)) if self.data else set()
+        mixed = {j for j in self.data if self.factors(j) & self.site.bound.mix} or set(self.data)
+        of_data = set().union(*(self.factors(j) for j in mixed)) if mixed else set()
         found = set().union(*(self.factors(j) for j in self.parameters)) if self.parameters else set()
         return {f for f in (found & self.result) - of_data if not f.startswith("...")}
 
@@ -293,6 +305,7 @@ class Transfer:
         if not self.site.bound.mix:
             factors |= {self.order[a] for a in self._varying(data, self.result)}
             may_be_output = may_be_output and not (data > 0).any()
+        may_be_output = may_be_output and not self.site.bound.rule.back
         shape = tuple(self.sizes[f] if f in factors else 1 for f in self.order)
         ids = self.flow.fresh(self.site.index, shape, self.site.frontier and may_be_output)
         return squeeze_constant_axes(ids)

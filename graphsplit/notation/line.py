@@ -30,7 +30,7 @@ _NAME = re.compile(r"\.\.\.|[A-Za-z]\w*")
 _PLACE = re.compile(r"(\.\.\.|[A-Za-z]\w*)=([A-Za-z_]\w*):(-?\d+)")
 _COUNT = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*)")
 _FLAGS = ("sum", "move", "reduce", "equation", "opaque", "draws")
-_QUALIFIERS = ("mix", "whole", "stat", *_FLAGS, "at", "set", "refuse")
+_QUALIFIERS = ("mix", "whole", "stat", *_FLAGS, "at", "set", "back", "refuse")
 _NEEDS_NO_AXES = ("move", "reduce", "equation", "opaque", "draws", "refuse")
 
 
@@ -92,6 +92,7 @@ class Rule:
     refuse: str = ""
     at: tuple[tuple[str, str, int], ...] = ()
     counts: tuple[tuple[str, str], ...] = ()
+    back: tuple[tuple[str, str], ...] = ()
     line: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +135,8 @@ def _print(rule: Rule) -> str:
         text += " | at " + " ".join(f"{factor}={attribute}:{default}" for factor, attribute, default in rule.at)
     if rule.counts:
         text += " | set " + " ".join(f"{attribute}={factor}" for attribute, factor in rule.counts)
+    if rule.back:
+        text += " | back " + " ".join(f"{letter}={fed}" for letter, fed in rule.back)
     return text + (f" | refuse {rule.refuse}" if rule.refuse else "")
 
 
@@ -163,6 +166,7 @@ def parse(line: str) -> Rule:
         additive=flags.pop("sum"),
         at=check.places(qualifiers.get("at")),
         counts=check.sizes(qualifiers.get("set")),
+        back=check.fed(qualifiers.get("back")),
         refuse=line[slice(*qualifiers["refuse"])] if "refuse" in qualifiers else "",
         **letters,  # type: ignore[arg-type]
         **flags,  # type: ignore[arg-type]
@@ -343,6 +347,17 @@ class _Check:
         for begin, match in self._words(span, _COUNT, expected):
             factor = self.read.get(match[2], self.made.get(match[2]))
             if factor is None or factor.many:
+                _fail(self.line, begin, expected, match.end())
+            found.append((match[1], match[2]))
+        return tuple(found)
+
+    def fed(self, span: Span | None) -> tuple[tuple[str, str], ...]:
+        """The entries behind `back`: each a letter of an operand, and the letter of a result that is fed back along it."""
+        expected = "expected letter=letter, the first of an operand alone, the second of a result"
+        found = []
+        for begin, match in self._words(span, _COUNT, expected):
+            here, there = self.read.get(match[1]), self.made.get(match[2])
+            if here is None or there is None or here.many or there.many or match[1] in self.made:
                 _fail(self.line, begin, expected, match.end())
             found.append((match[1], match[2]))
         return tuple(found)

@@ -26,6 +26,17 @@ MatMul                i, ... i o -> ... o | mix i
 MatMul                ... m i, i -> ... m | mix i
 MatMul                i, i -> () | mix i
 
+# recurrent layers: a hidden unit with all its gates, in both directions, is one vertex
+GRU         s n i, d (3 h) i, d (3 h) j, d (6 h), #, d n h -> s d n h, d n h | mix i | whole d | set hidden_size=h | back j=h
+LSTM        s n i, d (4 h) i, d (4 h) j, d (8 h), #, d n h, d n h, d (3 h) -> s d n h, d n h, d n h | mix i | whole d | set hidden_size=h | back j=h
+RNN         s n i, d h i, d h j, d (2 h), #, d n h -> s d n h, d n h | mix i | whole d | set hidden_size=h | back j=h
+GRU@14[layout=0]         s n i, d (3 h) i, d (3 h) j, d (6 h), #, d n h -> s d n h, d n h | mix i | whole d | set hidden_size=h | back j=h
+GRU@14[layout=1]         n s i, d (3 h) i, d (3 h) j, d (6 h), #, n d h -> n s d h, n d h | mix i | whole d | set hidden_size=h | back j=h
+LSTM@14[layout=0]        s n i, d (4 h) i, d (4 h) j, d (8 h), #, d n h, d n h, d (3 h) -> s d n h, d n h, d n h | mix i | whole d | set hidden_size=h | back j=h
+LSTM@14[layout=1]        n s i, d (4 h) i, d (4 h) j, d (8 h), #, n d h, n d h, d (3 h) -> n s d h, n d h, n d h | mix i | whole d | set hidden_size=h | back j=h
+RNN@14[layout=0]         s n i, d h i, d h j, d (2 h), #, d n h -> s d n h, d n h | mix i | whole d | set hidden_size=h | back j=h
+RNN@14[layout=1]         n s i, d h i, d h j, d (2 h), #, n d h -> n s d h, n d h | mix i | whole d | set hidden_size=h | back j=h
+
 # norms
 # up to version 9, batch statistics are taken when they are asked for as results
 BatchNormalization[spatial=1]  n c *s, c, c, c, c -> n c *s

@@ -481,12 +481,12 @@ def _merged_as_claimed(
     for places, values in zip(tagged, slices, strict=True):
         total[places.ravel()] += values.ravel().astype(np.float64)
     expected = total.reshape(kinds.shape)
-    averaged = (kinds != "owned") & ((entry.scale == "weights") | (owners < 0))
-    expected = np.where(averaged, expected / len(slices), expected).astype(merged[name].dtype)
+    summed = (kinds == "owned") | ((kinds == "output") & (entry.scale == "activation"))
+    expected = np.where(summed, expected, expected / len(slices)).astype(merged[name].dtype)
     exact = merged[name][kinds == "owned"].tobytes() == expected[kinds == "owned"].tobytes()
     found.check(exact, f"{name}: an owned element isn't its owner's")
     found.check(not merged[name][kinds == "cut"].any(), f"{name}: a cut element isn't zero")
-    other = (kinds == "output") if entry.scale == "weights" else (kinds == "output") & (owners >= 0)
+    other = kinds == "output"
     close = np.allclose(merged[name][other].astype(np.float64), expected[other].astype(np.float64), 2e-3, 1e-6)
     found.check(close, f"{name}: an output element isn't what Eq. 1 gives")
 
@@ -544,13 +544,15 @@ def untrained_merge(case: Case) -> Found:
         if name not in merged or entry.role == "constant":
             continue
         kinds, owners = claimed(case, entry)
-        back = np.isin(kinds, ["owned", "duplicated", "unused"]) | ((kinds == "output") & (owners < 0))
+        shared = (kinds == "output") & (owners < 0)
+        back = np.isin(kinds, ["owned", "duplicated", "unused"]) | (shared & (entry.scale == "weights"))
         found.check(merged[name][back].tobytes() == source[back].tobytes(), f"{name}: an element didn't come back")
         found.check(not merged[name][kinds == "cut"].any(), f"{name}: a cut element isn't zero")
-        scaled = (kinds == "output") & (owners >= 0)
-        weight = 1 / len(case.parts) if entry.scale == "weights" else 1.0
-        expected = (source[scaled].astype(np.float64) * weight).astype(source.dtype)
-        found.check(merged[name][scaled].tobytes() == expected.tobytes(), f"{name}: an output element isn't Eq. 1's")
+        alone = (kinds == "output") & (owners >= 0)
+        for which, weight in ((alone, 1 / len(case.parts)), (shared, 1.0)):
+            weight *= len(case.parts) if entry.scale == "activation" else 1
+            expected = (source[which].astype(np.float64) * weight).astype(source.dtype)
+            found.check(merged[name][which].tobytes() == expected.tobytes(), f"{name}: an output element isn't Eq. 1's")
     return found
 
 
@@ -577,7 +579,7 @@ def valid_parts(case: Case) -> Found:
             found.check(names == wanted, f"{part.suffix}: other {what}")
             by_name = {v.name: v for v in theirs}
             for value in ours:
-                if value.name in names and value.name not in concatenated:
+                if value.name in names and value.name in by_name and value.name not in concatenated:
                     same = _signature(value) == _signature(by_name[value.name])
                     found.check(same, f"{part.suffix}: {value.name!r} is declared in another way")
         source = case.plan.graph.tensors
