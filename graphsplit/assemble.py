@@ -99,7 +99,7 @@ class _Assembler:
         self.repeated = self._stretch()
         self.produced_per_leaf = {o for i in self.repeated for o in source.nodes[i].outputs if o}
 
-    # -- which nodes run per leaf -----------------------------------------------------------------------------------------
+    # -- which nodes run per leaf --------------------------------------------------------------------------------
 
     def _stretch(self) -> frozenset[int]:
         """The nodes that must be repeated, those behind them whose operands can't be put together, and what lies between."""
@@ -131,7 +131,7 @@ class _Assembler:
             return False
         return all(not leaf.selected[name].ragged for leaf in self.leaves if name in leaf.selected)
 
-    # -- the walk ---------------------------------------------------------------------------------------------------------
+    # -- the walk ------------------------------------------------------------------------------------------------
 
     def run(self) -> Assembly:
         for i, node in enumerate(self.source.nodes):
@@ -206,7 +206,7 @@ class _Assembler:
                 if name:
                     self.state.per_leaf[name, k] = renamed
 
-    # -- values as leaves have them -----------------------------------------------------------------------------------------
+    # -- values as leaves have them ------------------------------------------------------------------------------
 
     def piece(self, name: str, k: int) -> str:
         """The name of a leaf's version of a value."""
@@ -262,7 +262,7 @@ class _Assembler:
             value = result
         return value
 
-    # -- whole values -------------------------------------------------------------------------------------------------------
+    # -- whole values --------------------------------------------------------------------------------------------
 
     def whole(self, name: str) -> str:
         """Make sure that a value is known whole, and give its name, which is its own."""

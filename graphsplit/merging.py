@@ -20,13 +20,13 @@ from graphsplit.formats.weights import read_trained
 from graphsplit.graph import Graph, Tensor
 from graphsplit.labels import PRIVATE
 from graphsplit.manifest import Manifest, ParameterEntry, parameter_entries
+from graphsplit.narrow import SubModel, narrow
+from graphsplit.network import Network, make, prepare
+from graphsplit.plan import Plan, Selected, Selection
 from graphsplit.recombine.compose import compose
 from graphsplit.recombine.match import match_parts
 from graphsplit.recombine.tensors import LazyMerged
 from graphsplit.recombine.tensors import Leaf as TensorLeaf
-from graphsplit.narrow import SubModel, narrow
-from graphsplit.network import Network, make, prepare
-from graphsplit.plan import Plan, Selected, Selection
 
 Layers = Literal["duplicated", "original"]
 Scale = Literal["weights", "activation"]
@@ -209,7 +209,7 @@ class _Watched:
         return self.tensor.numpy()
 
 
-# -- the tree ---------------------------------------------------------------------------------------------------------
+# -- the tree ---------------------------------------------------------------------------------------------------
 
 
 def read_leaves(
@@ -321,7 +321,7 @@ def _compose_selected(outer: Selected, inner: Selected) -> Selected:
     return Selected(axes, inner.shape)
 
 
-# -- the merged network -------------------------------------------------------------------------------------------------
+# -- the merged network -----------------------------------------------------------------------------------------
 
 
 def merged_graph(opened: Opened, leaves: Sequence[LeafModel], *, layers: Layers = "duplicated") -> tuple[Graph, int]:

@@ -271,7 +271,9 @@ def _computed_weights(flowed: Flowed) -> set[int]:
     computed = {name for name, derived in flowed.last.derived.items() if not derived.moved}
     found: set[int] = set()
     for i in sorted(flowed.graph.alive):
-        leaves = [leaf.name for n in flowed.graph.nodes[i].inputs if n in computed for leaf in flowed.last.derived[n].leaves]
+        leaves = [
+            leaf.name for n in flowed.graph.nodes[i].inputs if n in computed for leaf in flowed.last.derived[n].leaves
+        ]
         for name in leaves:
             mine = [c.core for c in flowed.claims.get(name, ()) if c.node == i]
             if any((core == OUTPUT).any() for core in mine) or sum(bool((core > 0).any()) for core in mine) > 1:

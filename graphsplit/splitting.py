@@ -27,11 +27,11 @@ from graphsplit.manifest import (
     SubModelFile,
     parameter_entries,
 )
-from graphsplit.recombine.match import PART_KEY, SPLIT_KEY
 from graphsplit.narrow import SubModel, narrow
 from graphsplit.narrow.tensors import SlicedTensor
 from graphsplit.network import Network, make, prepare, trained_record
 from graphsplit.plan import Plan
+from graphsplit.recombine.match import PART_KEY, SPLIT_KEY
 
 SOURCE_NAME = "source.onnx"
 Progress = Callable[[str, int, int], None]
@@ -113,7 +113,7 @@ def write(network: Network, plan: Plan, options: Options, folder: Path, progress
 def describe(network: Network, plan: Plan, options: Options, submodels: Sequence[SubModel]) -> Manifest:
     """The manifest of a planned and narrowed split."""
     table = GroupTable(plan.parts)
-    groups, parameters = parameter_entries(plan, _cuts(submodels), table=table)
+    _, parameters = parameter_entries(plan, _cuts(submodels), table=table)
     outputs = [_output(plan, table, value.name) for value in network.graph.outputs]
     files = [
         SubModelFile(
@@ -145,7 +145,8 @@ def _cuts(submodels: Sequence[SubModel]) -> dict[str, list[tuple[np.ndarray | No
 
 def _output(plan: Plan, table: GroupTable, name: str) -> OutputEntry:
     labels = plan.flowed.labels.get(name)
-    if labels is None or not (labels.core > 0).any():
+    alone = plan.parts == 1 and labels is not None and len(labels.varying) != 1  # nothing is put side by side
+    if labels is None or not (labels.core > 0).any() or alone:
         codes = set() if labels is None else {int(c) for c in np.unique(labels.core)}
         averaged = bool(codes & {OUTPUT, PRIVATE}) or name in plan.flowed.averaged
         return OutputEntry(name, "mean" if averaged and plan.parts > 1 else "common" if not averaged else "mean")

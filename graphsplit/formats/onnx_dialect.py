@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from graphsplit.facts import Fact, Facts
 from graphsplit.formats import onnx_eval
 from graphsplit.graph import Array, Graph, Node
 from graphsplit.notation import Rule
 from graphsplit.rules import Registry, registry
+
+ATTRIBUTE = {"shape": "shape", "sizes": "split", "starts": "starts", "ends": "ends", "axes": "axes", "steps": "steps"}
+"""Where an older version of an op keeps an argument: the attribute's name for each tag."""
 
 
 class OnnxDialect:
@@ -32,6 +38,17 @@ class OnnxDialect:
     def attributes(self, node: Node) -> Mapping[str, object]:
         """The node's attributes with the operator's defaults."""
         return onnx_eval.attributes_with_defaults(node)
+
+    def argument(self, node: Node, tag: str, known: Callable[[str], Fact | None]) -> Array | None:
+        """An argument that an older version of an op holds in an attribute; None where it holds none."""
+        value = node.attributes.get(ATTRIBUTE.get(tag, tag))
+        return None if value is None else np.asarray(value)
+
+    def with_argument(self, node: Node, tag: str, value: Array, known: Callable[[str], Fact | None]) -> Node:
+        """The node with such an attribute replaced."""
+        return replace(
+            node, attributes={**node.attributes, ATTRIBUTE.get(tag, tag): tuple(int(v) for v in np.ravel(value))}
+        )
 
     def move(self, node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         """A movement op run on integer arrays."""
@@ -61,7 +78,7 @@ class OnnxDialect:
 
         return step
 
-    # -- the nodes that narrowing and merging insert --------------------------------------------------------------------
+    # -- the nodes that narrowing and merging insert -------------------------------------------------------------
 
     def pick(self, graph: Graph, name: str, value: str, index: str, result: str, axis: int) -> Node:
         """The elements of `value` at the positions `index` along an axis."""

@@ -247,6 +247,6 @@ def move(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         node = Node(**{**{f: getattr(node, f) for f in Node.__slots__}, "attributes": {**node.attributes, **fill}})
     try:
         results = run(node, arrays)
-    except Exception as error:  # noqa: BLE001 - whatever the reference raises, this node cannot be followed
+    except Exception as error:
         raise UnsupportedError(f"{node.title}: its movement of elements cannot be followed ({error})") from error
     return [np.asarray(r, dtype=np.int64) for r in results]

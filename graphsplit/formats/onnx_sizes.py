@@ -74,8 +74,8 @@ def choose_sizes(
 
 
 def _candidates(batches: tuple[str, ...], lengths: tuple[str, ...]) -> list[dict[str, int]]:
-    found = []
-    for batch in BATCHES:
-        for length in LENGTHS if lengths else (1,):
-            found.append({**dict.fromkeys(batches, batch), **dict.fromkeys(lengths, length)})
-    return found
+    return [
+        {**dict.fromkeys(batches, batch), **dict.fromkeys(lengths, length)}
+        for batch in BATCHES
+        for length in (LENGTHS if lengths else (1,))
+    ]

@@ -64,6 +64,10 @@ class Memory:
         if key is not None:
             self.groups.setdefault(key, []).append(node)
 
+    def shares(self, one: fx.Node, other: fx.Node) -> bool:
+        """Whether two values lie in the same memory."""
+        return storage(one) is not None and storage(one) == storage(other)
+
     def write(self, node: fx.Node, target: fx.Node) -> None:
         """A node wrote into a value: bring everything that shares its memory and is read later up to date."""
         now = self.position[node]

@@ -94,7 +94,7 @@ def returns_list(domain: str, op: str) -> bool:
     return len(found) == 1 and "List[Tensor]" in str(found[0].type)
 
 
-# -- from arguments to inputs and attributes ------------------------------------------------------------------------------
+# -- from arguments to inputs and attributes --------------------------------------------------------------------
 
 
 def encode(
@@ -178,7 +178,7 @@ def _plain(value: Any, name: Callable[[Any], str | None], sizes: dict[str, None]
     return known
 
 
-# -- and back ------------------------------------------------------------------------------------------------------------------
+# -- and back ---------------------------------------------------------------------------------------------------
 
 
 def size_names(node: Node) -> tuple[str, ...]:

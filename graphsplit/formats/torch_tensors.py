@@ -58,13 +58,13 @@ def to_torch(array: Array) -> torch.Tensor:
     shape = array.shape
     if 0 in array.strides and array.size:
         array = array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)]
-    dtype = TORCH[array.dtype]
-    array = np.ascontiguousarray(array).copy()  # torch wants memory that it may write to
+    dtype, core = TORCH[array.dtype], array.shape
+    array = np.array(array, order="C", copy=True)  # torch wants memory that it may write to
     if dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
         found = torch.from_numpy(array.view(np.int16 if array.dtype.itemsize == 2 else np.uint8)).view(dtype)
     else:
         found = torch.from_numpy(array)
-    return found.reshape(array.shape if array.ndim else ()).expand(shape)
+    return found.reshape(core).expand(shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,8 @@ def flow(
 ) -> Flowed:
     """Run the labels through a network for a split into `parts`.
 
-    `others` are the facts for other sizes of the dynamic axes: what differs there isn't fixed. `keep` names nodes, parameters or values whose layer isn't divided. `outputs` says what becomes of an output that hidden
+    `others` are the facts for other sizes of the dynamic axes: what differs there isn't fixed. `keep` names nodes,
+    parameters or values whose layer isn't divided. `outputs` says what becomes of an output that hidden
     layers read: each part's mean ("mean"), slices put side by side ("concat"), or whichever leaves the parts narrow.
 
     Raises UnsupportedError for an op without a rule or a network that can't be divided. Linear in the graph for each round.

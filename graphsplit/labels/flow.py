@@ -137,7 +137,7 @@ class Pass:
             self._behind_outputs(value.name)
         return self
 
-    # -- what a transfer asks for (labels.transfer.Flow) ----------------------------------------------------------------
+    # -- what a transfer asks for (labels.transfer.Flow) ---------------------------------------------------------
 
     def mode(self, node: int, kind: str, vertices: Ids) -> str:
         ids = np.unique(vertices[vertices > 0])
@@ -178,7 +178,7 @@ class Pass:
     def shared(self, node: int, vertices: Ids) -> None:
         self.sharing.append((node, vertices))
 
-    # -- one node ---------------------------------------------------------------------------------------------------------
+    # -- one node ------------------------------------------------------------------------------------------------
 
     def _visit(self, index: int, node: Node) -> list[Labels | Derived | None]:
         rules = self.dialect.lookup(node)
@@ -242,7 +242,8 @@ class Pass:
         """Labels of a node's arguments (indices, sizes) that are computed from more than constants and shapes."""
         found = []
         for position, name in enumerate(node.inputs):
-            if name in self.labels and operand_tag(rule, position) is not None and self.labels[name].code != COMMON:
+            tag = operand_tag(rule, position)
+            if name in self.labels and tag not in (None, "like") and self.labels[name].code != COMMON:
                 found.append(self._behind_outputs(name) if index in self.layout.tail else self.labels[name])
         return found
 

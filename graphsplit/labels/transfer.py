@@ -91,7 +91,7 @@ class Transfer:
             elif isinstance(operand, Derived) and axes is not None:
                 self.parameters[j] = operand
 
-    # -- entry ---------------------------------------------------------------------------------------------------------
+    # -- entry ---------------------------------------------------------------------------------------------------
 
     def run(self) -> list[Labels]:
         """Labels of each result, by the node's rule."""
@@ -131,7 +131,7 @@ class Transfer:
     def _varying(self, array: Ids, factors: Iterable[str]) -> tuple[int, ...]:
         return tuple(axis for axis in self._axes(factors) if array.shape[axis] > 1)
 
-    # -- activations only, and parameters that meet them element by element ---------------------------------------------
+    # -- activations only, and parameters that meet them element by element --------------------------------------
 
     def _passed(self) -> Ids:
         """Results that take their labels from the operands: elementwise ops, norms, pools, contractions of activations."""
@@ -209,18 +209,18 @@ class Transfer:
         several = UNKNOWN if self.flow.classes is None else PRIVATE
         return np.where(low == high, low, np.where(low == UNKNOWN, UNKNOWN, several))
 
-    # -- activations mixed by weights ---------------------------------------------------------------------------------
+    # -- activations mixed by weights ----------------------------------------------------------------------------
 
     def _mixed(self, weights: dict[int, Derived]) -> Ids:
         """Sums of weighted inputs: the input axis of the weight belongs to the data, its output axis makes vertices."""
         of_weights = set().union(*(self.factors(j) for j in weights))
         out: Ids | None = None
         others = np.full((1,) * len(self.order), COMMON, np.int64)
-        for j, array in self.data.items():
+        for j, given in self.data.items():
             if not self.factors(j) & self.site.bound.mix:
-                others = self._join(others, self._reduced(j, array, frozenset()))
+                others = self._join(others, self._reduced(j, given, frozenset()))
                 continue
-            array = self._one_label_a_column(j, array, of_weights)
+            array = self._one_label_a_column(j, given, of_weights)
             shared = self._varying(array, self.factors(j) - of_weights)
             if shared:
                 return self._shared_weight(weights, array)
@@ -310,7 +310,7 @@ class Transfer:
         ids = self.flow.fresh(self.site.index, shape, self.site.frontier and may_be_output)
         return squeeze_constant_axes(ids)
 
-    # -- results ------------------------------------------------------------------------------------------------------
+    # -- results -------------------------------------------------------------------------------------------------
 
     def _claim(self, operand: int, factors: set[str], array: Ids, contracted: bool = False) -> None:
         """Give the labels of `array` to a parameter, along those of its axes that hold `factors`."""

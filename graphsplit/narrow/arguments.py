@@ -18,9 +18,6 @@ from graphsplit.narrow.part import Part
 from graphsplit.notation import Rule
 from graphsplit.plan import Selected
 
-ATTRIBUTE = {"shape": "shape", "sizes": "split", "starts": "starts", "ends": "ends", "axes": "axes", "steps": "steps"}
-"""Where an older version of an op keeps an argument: the attribute's name for each tag."""
-
 
 class Arguments:
     """Rewrites the arguments of one node at a time of a part."""
@@ -28,7 +25,7 @@ class Arguments:
     def __init__(self, part: Part) -> None:
         self.part = part
 
-    # -- reading and writing ----------------------------------------------------------------------------------------------
+    # -- reading and writing -------------------------------------------------------------------------------------
 
     def read(self, node: Node, rule: Rule, tag: str) -> Array | None:
         """An argument's value in the part: of the operand with this tag, or of the attribute; None where it has neither."""
@@ -36,8 +33,7 @@ class Arguments:
         if position is not None:
             fact = self.part.facts.get(node.inputs[position])
             return None if fact is None else fact.data
-        value = node.attributes.get(ATTRIBUTE.get(tag, tag))
-        return None if value is None else np.asarray(value)
+        return self.part.dialect.argument(node, tag, self.part.facts.get)
 
     def _position(self, node: Node, rule: Rule, tag: str) -> int | None:
         for position, name in enumerate(node.inputs):
@@ -49,8 +45,7 @@ class Arguments:
         """The node with an argument replaced: a constant gets another form, a computed one is corrected behind."""
         position = self._position(node, rule, tag)
         if position is None:
-            attribute = ATTRIBUTE.get(tag, tag)
-            return replace(node, attributes={**node.attributes, attribute: tuple(int(v) for v in np.ravel(value))})
+            return self.part.dialect.with_argument(node, tag, value, self.part.facts.get)
         name = node.inputs[position]
         if name in self.part.graph.tensors or "\0" in name:
             changed = self._constant(name.split("\0")[0], value)
@@ -104,7 +99,7 @@ class Arguments:
         """Whether a value is known before anything runs: then what it's made of is still about sizes."""
         return self.part.flowed.facts[name].data is not None
 
-    # -- the cases ------------------------------------------------------------------------------------------------------------
+    # -- the cases -----------------------------------------------------------------------------------------------
 
     def unlabelled(self, node: Node, rule: Rule) -> Node:
         """A node on values that the part has whole: its target shape must not have shrunk with some layer's width."""
@@ -149,21 +144,20 @@ class Arguments:
         """An argument's value in the source."""
         position = self._position(node, rule, tag)
         if position is None:
-            value = node.attributes.get(ATTRIBUTE.get(tag, tag))
-            return None if value is None else np.asarray(value)
+            return self.part.dialect.argument(node, tag, self.part.flowed.facts.get)
         name = node.inputs[position]
         fact = self.part.flowed.facts.get(name)
         return None if fact is None else fact.data
 
     def _pieces(self, node: Node, rule: Rule) -> Node:
         """The sizes of the pieces that a split makes."""
-        tagged = any(o.tag == "sizes" for o in rule.operands) or "split" in node.attributes or node.op == "Split"
-        if not tagged:
+        if not any(o.repeated for o in rule.results):
             return node
         attributes = self.part.dialect.attributes(node)
         axis = int(str(attributes.get("axis", 0)))
         shapes = [self.part.selected(o).shape for o in node.outputs if o]
-        if any(s is None for s in shapes):
+        rank = len(self.part.flowed.facts[node.inputs[0]].shape or ())
+        if any(s is None or len(s) != rank for s in shapes):  # unbind takes the axis away
             return node
         sizes = np.array([s[axis] for s in shapes if s is not None], np.int64)
         given = self.read(node, rule, "sizes")
@@ -177,7 +171,7 @@ class Arguments:
         """A split into equal pieces whose parts are unequal: the sizes are written out."""
         position = next((p for p, o in enumerate(rule.operands) if o.tag == "sizes"), None)
         if position is None:
-            return replace(node, attributes={**node.attributes, "split": tuple(int(s) for s in sizes)})
+            return self.part.dialect.with_argument(node, "sizes", sizes, self.part.facts.get)
         placeholder = self._constant(f"{node.name or node.outputs[0]}.split", sizes)
         kept = {k: v for k, v in node.attributes.items() if k != "num_outputs"}
         inputs = (*node.inputs[:position], *("",) * (position - len(node.inputs)), placeholder)

@@ -58,7 +58,7 @@ class Narrower:
         self.arguments = Arguments(self.part)
         self.movement = Movement(self.part, self.arguments)
 
-    # -- the walk ---------------------------------------------------------------------------------------------------------
+    # -- the walk ------------------------------------------------------------------------------------------------
 
     def run(self) -> SubModel:
         """Narrow every node, then put the graph together."""
@@ -99,7 +99,7 @@ class Narrower:
         else:
             self._compute(index, node, bound)
 
-    # -- ops with axes ------------------------------------------------------------------------------------------------------
+    # -- ops with axes -------------------------------------------------------------------------------------------
 
     def _compute(self, index: int, node: Node, bound: Bound) -> None:
         """An op that computes: operands cut to the vertices that meet in it, group counts recomputed."""
@@ -110,7 +110,7 @@ class Narrower:
                 inputs[position] = self._cut_to(index, node, name, axes, wanted)
         attributes = dict(node.attributes)
         for attribute, factor in bound.rule.counts:
-            attributes[attribute] = self._size_of(bound, node, factor, int(bound.sizes.get(factor, 1)))
+            attributes[attribute] = self._counted(bound, node, factor)
         if attributes != dict(node.attributes) and not any(
             attributes[a] != self.part.dialect.attributes(node).get(a) for a, _ in bound.rule.counts
         ):
@@ -159,11 +159,18 @@ class Narrower:
         for axis, positions in cuts:
             axes[axis] = positions
             array = array.take(positions, axis=axis)
-        placeholder = self.part.constants.rewritten(name.split("\0")[0], array)
+        placeholder = self.part.constants.rewritten(name.split("\0", maxsplit=1)[0], array)
         if name in self.part.graph.tensors:
             self.cut[placeholder] = tuple(axes)
         self.part.facts[placeholder] = Fact(tuple(array.shape), array.dtype, array)
         return placeholder
+
+    def _counted(self, bound: Bound, node: Node, factor: str) -> int | tuple[int, ...]:
+        """What an attribute that holds a factor's size, or the sizes of a bundle, is in the part."""
+        if factor not in bound.rule.bundles:
+            return self._size_of(bound, node, factor, int(bound.sizes.get(factor, 1)))
+        members = [f"{factor}.{i}" for i in range(len(bound.sizes)) if f"{factor}.{i}" in bound.sizes]
+        return tuple(self._size_of(bound, node, member, int(bound.sizes[member])) for member in members)
 
     def _size_of(self, bound: Bound, node: Node, factor: str, full: int) -> int:
         """How many of a factor's indices the part keeps, read off the operand that holds it."""
@@ -192,7 +199,7 @@ class Narrower:
             if name and self.part.selected(name).ragged:
                 self.part.actual[name] = first
 
-    # -- the result -----------------------------------------------------------------------------------------------------------
+    # -- the result ----------------------------------------------------------------------------------------------
 
     def _assembled(self) -> SubModel:
         if self.part.plan.parts > 1:
@@ -220,7 +227,9 @@ class Narrower:
             outputs=tuple(self._value(value) for value in self.part.graph.outputs),
         )
         cut = {final[name]: axes for name, axes in self.cut.items() if name in final}
-        differing = frozenset(name for name in self.part.flowed.facts if name in self.part.facts and self.part.differs(name))
+        differing = frozenset(
+            name for name in self.part.flowed.facts if name in self.part.facts and self.part.differs(name)
+        )
         for name in self.part.flowed.labels:
             self.part.selected(name)
         return SubModel(graph, self.part.number, tuple(self.part.origin), cut, dict(self.part.chosen), differing)
@@ -237,7 +246,9 @@ class Narrower:
         self.part.origin = [origin for _, origin in reversed(kept)]
 
     def _value(self, value: Value) -> Value:
-        if value.shape is None or (value.name not in self.part.flowed.labels and value.name not in self.part.flowed.last.derived):
+        if value.shape is None or (
+            value.name not in self.part.flowed.labels and value.name not in self.part.flowed.last.derived
+        ):
             return value
         chosen = self.part.selected(value.name)
         if chosen.shape is None or len(chosen.shape) != len(value.shape):

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from graphsplit.facts import Fact, Facts
-from graphsplit.graph import Graph, Node
+from graphsplit.graph import Array, Graph, Node
 from graphsplit.labels import Dialect, Labels
 from graphsplit.labels.arrays import Ids
 from graphsplit.narrow.tensors import Constants
 from graphsplit.plan import Plan, Selected, derived_selection
 
+Known = Callable[[str], Fact | None]
+
 
 class NarrowDialect(Dialect, Protocol):
-    """What narrowing needs of a front end besides the flow's needs."""
+    """What narrowing needs of a front end besides the flow's needs.
+
+    `argument` and `with_argument` read and write what a node holds in an attribute where others have a tagged operand.
+    """
+
+    def argument(self, node: Node, tag: str, known: Known) -> Array | None: ...
+
+    def with_argument(self, node: Node, tag: str, value: Array, known: Known) -> Node: ...
 
     def infer(self, graph: Graph, node: Node, inputs: Sequence[Fact | None]) -> list[Fact | None]: ...
 
@@ -47,6 +56,7 @@ class Part:
         self.actual: dict[str, Ids] = {}
         self.chosen: dict[str, Selected] = {}
         self.constants = Constants(self.graph.tensors)
+        self.picked: dict[tuple[str, int], dict[bytes, str]] = {}
 
     def selected(self, name: str) -> Selected:
         """What the part has of a value."""
@@ -99,9 +109,12 @@ class Part:
     def pick(self, node: Node, value: str, positions: Ids, axis: int, origin: int) -> str:
         """Insert a node that takes these positions of a value along an axis; gives the name of its result."""
         base = f"{node.name or node.outputs[0]}.{value}"
+        known = self.picked.setdefault((base, axis), {})
+        if positions.tobytes() in known:
+            return known[positions.tobytes()]
         index = self.constants.rewritten(f"{base}.index{axis}", positions.astype(np.int64))
         self.facts[index] = Fact((len(positions),), np.dtype(np.int64), positions.astype(np.int64))
-        result = f"{base}.part{axis}"
+        result = known[positions.tobytes()] = f"{base}.part{axis}" + (f".{len(known)}" if known else "")
         self.emit(self.dialect.pick(self.graph, result, value, index, result, axis), origin)
         return result
 

@@ -60,8 +60,8 @@ def bind(
     places = tuple([_place(rule, attribute, default, inputs, attributes) for _, attribute, default in rule.at])
     ranks_in = tuple([None if shape is None else len(shape) for shape in inputs])
     ranks_out = tuple([None if shape is None else len(shape) for shape in outputs])
-    layout = layout_of(rule, ranks_in, ranks_out, places)
-    counts = {factor: _integer(rule, attribute, attributes.get(attribute)) for attribute, factor in rule.counts}
+    counts, lengths = _counts(rule, attributes) if rule.counts else ({}, ())
+    layout = layout_of(rule, ranks_in, ranks_out, places, lengths)
     sizes = _solve(rule, layout, inputs, outputs, {**layout.fixed, **counts})
     return Bound(
         rule=rule,
@@ -73,6 +73,24 @@ def bind(
         stat=_thick(layout.stat, sizes),
         tags=layout.tags,
     )
+
+
+def _counts(
+    rule: Rule, attributes: Mapping[str, object]
+) -> tuple[dict[str, int], tuple[tuple[str, int], ...]]:
+    """The sizes of factors that attributes hold, and the lengths of bundles among them."""
+    counts: dict[str, int] = {}
+    lengths: list[tuple[str, int]] = []
+    for attribute, factor in rule.counts:
+        value = attributes.get(attribute)
+        if factor not in rule.bundles:
+            counts[factor] = _integer(rule, attribute, value)
+            continue
+        if not isinstance(value, (tuple, list)) or not all(isinstance(size, int) for size in value):
+            misfit(rule, f"attribute {attribute} is {value!r}, not a list of integers")
+        counts.update((f"{factor}.{i}", size) for i, size in enumerate(value))
+        lengths.append((factor, len(value)))
+    return counts, tuple(lengths)
 
 
 def _integer(rule: Rule, attribute: str, value: object) -> int:

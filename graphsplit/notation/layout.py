@@ -36,16 +36,23 @@ def misfit(rule: Rule, reason: str) -> NoReturn:
 
 @lru_cache(maxsize=4096)
 def layout_of(
-    rule: Rule, ranks_in: tuple[int | None, ...], ranks_out: tuple[int | None, ...], places: tuple[int, ...]
+    rule: Rule,
+    ranks_in: tuple[int | None, ...],
+    ranks_out: tuple[int | None, ...],
+    places: tuple[int, ...],
+    counted: tuple[tuple[str, int], ...] = (),
 ) -> Layout:
-    """Count the axes of each bundle, from ranks and from the positions in this node of the rule's `at` entries."""
+    """Count the axes of each bundle, from ranks and from the positions in this node of the rule's `at` entries.
+
+    `counted` are bundles whose length an attribute tells.
+    """
     if rule.refuse and not rule.results:
         nothing = (None,) * len(ranks_in), (None,) * len(ranks_out)
         return Layout(*nothing, {}, frozenset(), frozenset(), frozenset(), nothing[0])
     operands, results = paired(rule, rule.operands, ranks_in, "input"), paired(rule, rule.results, ranks_out, "output")
     held = [(o, rank) for o, rank in zip(operands, ranks_in, strict=True) if rank is not None and o.axes is not None]
     made = [(o, rank) for o, rank in zip(results, ranks_out, strict=True) if rank is not None and o.axes is not None]
-    lengths: dict[str, int] = {}
+    lengths: dict[str, int] = dict(counted)
     for (name, _, _), place in zip(rule.at, places, strict=True):
         _count_before(rule, name, place, held, lengths)
     _count(rule, held, lengths)

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from graphsplit.errors import RuleError
 
-TAGS = ("", "axes", "ends", "fill", "index", "repeats", "shape", "sizes", "starts", "steps")
+TAGS = ("", "axes", "ends", "fill", "index", "like", "repeats", "shape", "sizes", "starts", "steps")
 ELLIPSIS = "..."
 
 _KEY = re.compile(r"(?:([A-Za-z][\w.]*)::)?([A-Za-z_][\w.]*)(?:@(\d+))?(\[[^\]]*\])?(?=[\s|]|$)")
@@ -100,6 +100,11 @@ class Rule:
 
     def __str__(self) -> str:
         return self.line
+
+    @property
+    def bundles(self) -> frozenset[str]:
+        """The factors that stand for zero or more axes."""
+        return frozenset(f.name for o in (*self.operands, *self.results) for f in o.factors if f.many)
 
     def holds(self, attributes: Mapping[str, object]) -> bool:
         """Whether a node with these attributes (defaults filled in) is one that the guard lets through."""
@@ -341,12 +346,12 @@ class _Check:
         return tuple(found)
 
     def sizes(self, span: Span | None) -> tuple[tuple[str, str], ...]:
-        """The entries behind `set`: each an attribute and the factor whose size it holds."""
-        expected = "expected attribute=factor, the factor a letter of the line"
+        """The entries behind `set`: each an attribute and the factor whose size it holds (of a bundle: the sizes)."""
+        expected = "expected attribute=factor, the factor a letter or a bundle of the line"
         found = []
         for begin, match in self._words(span, _COUNT, expected):
             factor = self.read.get(match[2], self.made.get(match[2]))
-            if factor is None or factor.many:
+            if factor is None or factor.name == ELLIPSIS:
                 _fail(self.line, begin, expected, match.end())
             found.append((match[1], match[2]))
         return tuple(found)

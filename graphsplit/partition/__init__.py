@@ -19,7 +19,7 @@ Strategy = Callable[[int, Ids, np.random.Generator], Ids]
 
 
 def contiguous(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
-    """The first atoms to part 0, the next to part 1, …"""
+    """The first atoms to part 0, the next to part 1, and so on."""
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
@@ -66,7 +66,8 @@ def partition(
     structure = families(flowed)
     if not structure.layers:
         raise PlanError(
-            f"{flowed.graph.name or 'the network'} has no hidden layer that can be divided into {parts} parts, so there is nothing to split{_why(flowed)}",
+            f"{flowed.graph.name or 'the network'} has no hidden layer that can be divided into {parts} parts, "
+            f"so there is nothing to split{_why(flowed)}",
             hint="try a smaller -k",
         )
     names = [flowed.graph.nodes[node].title for node in structure.constraint_nodes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def families(flowed: Flowed) -> Structure:
     family_of, representatives = _by_signature(atom_index, what, count, len(names))
     order = np.argsort(family_of, kind="stable")
     bounds = np.searchsorted(family_of[order], np.arange(len(representatives) + 1))
-    found = tuple(Family(names[order[a:b]]) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    found = tuple(Family(names[order[a:b]]) for a, b in pairwise(bounds))
     mine = np.isin(atom_index, representatives)
     entries = np.stack([family_of[atom_index[mine]], what[mine], count[mine]], axis=1)
     usage = entries[entries[:, 1] < first_row]
@@ -133,7 +134,9 @@ def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
             candidates.append((flowed.graph.producers[name], np.moveaxis(core, varying[0], 0).reshape(rows, -1)))
     for node, matrix in candidates:
         bound = flowed.last.bounds.get(node)
-        whole_rows = (bound is None or not bound.mix) and (matrix == matrix[:, :1]).all()  # a kept group needs some of each
+        whole_rows = (bound is None or not bound.mix) and (
+            matrix == matrix[:, :1]
+        ).all()  # a kept group needs some of each
         if whole_rows or (matrix == matrix[:1]).all() or not (matrix > 0).any():
             continue
         found.setdefault(np.sort(matrix, axis=1).tobytes(), (node, matrix))

@@ -134,7 +134,7 @@ def merge_momentum(entry: ParameterEntry, groups: Sequence[Group], leaves: Seque
     return merged_tensor(replace(entry, dtype=dtype), groups, leaves)
 
 
-# -- slices -----------------------------------------------------------------------------------------------------------
+# -- slices -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def _chunks(axes: tuple[Ids, ...]) -> Iterator[tuple[Ids, ...]]:
         yield (*axes[:long], axes[long][start : start + step], *axes[long + 1 :])
 
 
-# -- elements ---------------------------------------------------------------------------------------------------------
+# -- elements ---------------------------------------------------------------------------------------------------
 
 
 def _combined(entry: ParameterEntry, kind: Kind, shape: tuple[int, ...], pieces: Sequence[_Piece]) -> Array:

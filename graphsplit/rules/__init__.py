@@ -48,9 +48,9 @@ class Registry:
 
 def registry(dialect: str = "onnx") -> Registry:
     """The table of a dialect, the names of ops in one kind of source. Raises RuleError if there is none."""
-    if dialect != "onnx":
-        raise RuleError(f"there is no rule table for {dialect!r}", hint="the tables are: onnx")
-    return _registry()
+    if dialect not in ("onnx", "torch"):
+        raise RuleError(f"there is no rule table for {dialect!r}", hint="the tables are: onnx, torch")
+    return _registry(dialect)
 
 
 def parse_lines(text: str) -> tuple[Rule, ...]:
@@ -66,10 +66,13 @@ def parse_lines(text: str) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-@lru_cache(maxsize=1)
-def _registry() -> Registry:
-    from graphsplit.rules.onnx_table import TABLE  # a table is parsed when it is first asked for
-
+@lru_cache(maxsize=2)
+def _registry(dialect: str) -> Registry:
+    # a table is parsed when it is first asked for
+    if dialect == "torch":
+        from graphsplit.rules.aten_table import TABLE
+    else:
+        from graphsplit.rules.onnx_table import TABLE
     return Registry(parse_lines(TABLE))
 
 

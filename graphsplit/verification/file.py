@@ -23,11 +23,11 @@ __all__ = ["check_merged"]
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A network that the merge can give: what it is called, and how many nodes law 1 is given up for."""
+    """A network that the merge can give: what it is called, and why law 1 is given up for it ("" where it isn't)."""
 
     title: str
     graph: Graph
-    given_up: int
+    given_up: str = ""
 
 
 def check_merged(
@@ -61,12 +61,14 @@ def _wanted(
 ) -> tuple[_Wanted | None, list[_Wanted]]:
     """Which of the networks that the merge can give has the file's nodes; and all that were tried."""
     duplicated, repeated = merged_graph(opened, leaves)
-    tried = [_Wanted("duplicated layers", duplicated, 0)]
+    tried = [_Wanted("duplicated layers", duplicated)]
     if _nodes(duplicated) == _nodes(graph):
         return tried[0], tried
     original, _ = merged_graph(opened, leaves, layers="original")
-    scaled = any(entry.counts.output and entry.scale == "activation" for entry in opened.entries.values())
-    tried.append(_Wanted("the original layers", original, repeated or int(scaled)))
+    scaled = any(entry.scale == "activation" for entry in opened.entries.values())
+    reasons = [f"{repeated} nodes would have to be repeated for each part"] if repeated else []
+    reasons += ["there is no place for the factor 1/K behind an output layer"] if scaled else []
+    tried.append(_Wanted("the original layers", original, ", and ".join(reasons)))
     if _nodes(original) == _nodes(graph):
         return tried[1], tried
     try:
@@ -74,7 +76,7 @@ def _wanted(
         behind, _ = merged_graph(other, read_leaves(other, trained))
     except GraphsplitError:
         return None, tried
-    tried.append(_Wanted("duplicated layers, scaled behind the output layers", behind, 0))
+    tried.append(_Wanted("duplicated layers, scaled behind the output layers", behind))
     return (tried[2] if _nodes(behind) == _nodes(graph) else None), tried
 
 
@@ -108,7 +110,7 @@ def _structure(wanted: _Wanted | None, tried: Sequence[_Wanted], graph: Graph) -
         )
     detail = f"{len(graph.nodes)} nodes, {wanted.title}"
     if wanted.given_up:
-        detail += f"; law 1 is given up: {wanted.given_up} nodes would have to be repeated for each part"
+        detail += f"; law 1 is given up: {wanted.given_up}"
     return Check(name, True, detail)
 
 

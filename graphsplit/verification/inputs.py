@@ -62,7 +62,7 @@ def _named(sizes: Mapping[str, int]) -> str:
     return f" with {shown}" if shown else ""
 
 
-# -- sizes ----------------------------------------------------------------------------------------------------------
+# -- sizes ------------------------------------------------------------------------------------------------------
 
 
 def _sizes(network: Network, first: dict[str, int]) -> tuple[list[dict[str, int]], list[str]]:
@@ -126,7 +126,7 @@ def longer(network: Network) -> list[dict[str, int]]:
     return [sizes for sizes in found if all(size > network.sizes[name] for name, size in sizes.items())]
 
 
-# -- random arrays --------------------------------------------------------------------------------------------------
+# -- random arrays ----------------------------------------------------------------------------------------------
 
 
 def _array(value: Value, sizes: Mapping[str, int], kind: Kind, cap: int | None, rng: np.random.Generator) -> Array:
@@ -188,7 +188,7 @@ def _table(node: Node, name: str, facts: Facts) -> int | None:
     return max(1, fact.shape[axis])
 
 
-# -- given arrays ---------------------------------------------------------------------------------------------------
+# -- given arrays -----------------------------------------------------------------------------------------------
 
 
 def given(graph: Graph, inputs: str | os.PathLike[str] | Mapping[str, Array]) -> Draw:

@@ -29,7 +29,7 @@ ORDER_BYTES = 200_000_000
 """Up to this size a merged network is written out twice; beyond it, as many of its smallest tensors are compared."""
 
 
-# -- exact merge (law 1) --------------------------------------------------------------------------------------------
+# -- exact merge (law 1) ----------------------------------------------------------------------------------------
 
 
 def compared_values(opened: Opened) -> list[str]:
@@ -93,7 +93,7 @@ def verdict(name: str, bench: Bench, found: Sequence[Comparison], what: str, nam
     return Check(name, True, "; ".join([summary, *remarks, *bench.remarks]), worst.worst, worst.tolerance)
 
 
-# -- identity (law 3) -----------------------------------------------------------------------------------------------
+# -- identity (law 3) -------------------------------------------------------------------------------------------
 
 
 def identity(opened: Opened, leaves: Sequence[LeafModel]) -> Check:
@@ -176,7 +176,7 @@ def _near(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     return np.asarray((np.abs(x - y) <= unit * np.maximum(np.abs(y), tiny)) | (x == y) | (np.isnan(x) & np.isnan(y)))
 
 
-# -- order (law 6) --------------------------------------------------------------------------------------------------
+# -- order (law 6) ----------------------------------------------------------------------------------------------
 
 
 def order(bench: Bench, leaves: Sequence[LeafModel], again: Sequence[LeafModel]) -> Check:

@@ -82,7 +82,7 @@ class Bench:
         save(graph, path, force=True)
         return Session(path, taps_of(graph, taps), kind=self.kind)
 
-    # -- which inputs -----------------------------------------------------------------------------------------------
+    # -- which inputs --------------------------------------------------------------------------------------------
 
     def settle(self, leaves: Sequence[LeafModel]) -> str | None:
         """Find a runtime that takes the source's topology, and leave out inputs that it doesn't run on, with a remark.
@@ -110,7 +110,7 @@ class Bench:
         self.remarks += failures
         return None if kept else failures[0]
 
-    # -- sub-models -------------------------------------------------------------------------------------------------
+    # -- sub-models ----------------------------------------------------------------------------------------------
 
     def references(self, parts: Sequence[Subject], names: Sequence[str]) -> list[dict[str, Reference]]:
         """For each draw what the values should be in the merged network. Raises RunError for what doesn't run."""
@@ -157,7 +157,7 @@ class Bench:
         chosen = subject.leaf.graph.selected[name].axes[entry.axis]
         return Places(entry.axis, group.size, np.arange(group.size) if chosen is None else chosen)
 
-    # -- the merged network -----------------------------------------------------------------------------------------
+    # -- the merged network --------------------------------------------------------------------------------------
 
     def compared(
         self, references: Sequence[Mapping[str, Reference]], session: Session, graph: Graph

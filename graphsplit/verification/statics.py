@@ -36,7 +36,7 @@ OWNED, OUTPUTS, DUPLICATED, UNUSED, CUT = range(5)
 Kinds = npt.NDArray[np.int8]
 
 
-# -- valid parts (law 4) --------------------------------------------------------------------------------------------
+# -- valid parts (law 4) ----------------------------------------------------------------------------------------
 
 
 def valid_parts(bench: Bench, parts: Sequence[Subject], leaves: Sequence[LeafModel]) -> Check:
@@ -164,7 +164,7 @@ def _layers(opened: Opened) -> list[str]:
     return problems
 
 
-# -- coverage (law 2) -----------------------------------------------------------------------------------------------
+# -- coverage (law 2) -------------------------------------------------------------------------------------------
 
 
 def kinds(entry: ParameterEntry, groups: Sequence[Group]) -> Kinds:
@@ -279,7 +279,7 @@ def _floats(tensor: Tensor) -> bool:
     return tensor.dtype.kind == "f"
 
 
-# -- narrowness (law 7) ---------------------------------------------------------------------------------------------
+# -- narrowness (law 7) -----------------------------------------------------------------------------------------
 
 
 def narrowness(opened: Opened, tensors: Sequence[tuple[str, int, Mapping[str, Tensor]]]) -> Check:

@@ -18,13 +18,12 @@ from graphsplit.assemble import _Assembler
 from graphsplit.errors import GraphsplitError
 from graphsplit.graph import ArrayTensor
 from graphsplit.merging import merge
-from tests.laws.cases import ALL, MORE_SEEDS, REASONS, REFUSALS, SEEDS, Made, Split, make_seed, splits
+from tests.laws.cases import ALL, MORE_SEEDS, REASONS, REFUSALS, SEEDS, SEEDS_REFUSED, Made, Split, make_seed, splits
 from tests.laws.check import Array, Case, Runner, exact_merge, narrowness, planned_inputs, trained, valid_parts
 from tests.networks import REFUSED
 from tests.networks.builder import Net
 from tests.networks.generate import networks
 
-SEEDS_REFUSED: dict[int, str] = {7: "no whole numbers satisfy the equal counts of Reshape"}
 
 
 def assert_exact(case: Case) -> None:

@@ -1,0 +1,200 @@
+"""From the nodes of an exported fx graph to neutral nodes: names, results, writes into memory, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+
+from graphsplit.errors import UnsupportedError
+from graphsplit.formats import torch_nodes
+from graphsplit.formats.torch_alias import Memory, written
+from graphsplit.formats.torch_inline import inlined
+from graphsplit.formats.torch_nodes import SYM, SYM_OPS
+from graphsplit.formats.torch_source import node_source
+from graphsplit.formats.torch_tensors import numpy_dtype
+from graphsplit.graph import Node, Value, fresh_names
+
+CHECKS = ("_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range", "_guards_fn")
+"""Ops that only check what torch.export has assumed."""
+
+KEEPS_STATE = {"batch_norm": (3, 4), "instance_norm": (3, 4), "native_batch_norm": (3, 4), "cudnn_batch_norm": (3, 4)}
+"""Ops that update some of their operands, though their schema doesn't say so: the positions."""
+
+
+class Reader:
+    """Reads one exported program. `names` gives the value of each fx node: a parameter's qualified name, else the node's."""
+
+    def __init__(self, exported: ExportedProgram, tensors: dict[str, str]) -> None:
+        self.graph, self.tensors = inlined(exported.graph_module), tensors
+        self.signature = exported.graph_signature
+        self.names: dict[fx.Node, str] = {}
+        self.lists: dict[fx.Node, list[str]] = {}
+        self.values: dict[str, Value] = {}
+        self.sources: dict[str, str] = {}
+        self.inputs: list[str] = []
+        self.results: list[str | ConstantArgument] = []
+        self.writes: set[str] = set()
+        self.changed: set[fx.Node] = set()
+        self.found: list[Node] = []
+        self.fresh = fresh_names(set(tensors.values()))
+        next(self.fresh)
+        position = {node: i for i, node in enumerate(self.graph.nodes)}
+        self.memory = Memory(position, self._extra, self.refusal)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """All neutral nodes, in order."""
+        kinds = {spec.arg.name: spec for spec in self.signature.input_specs}
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node, kinds[node.name].kind, kinds[node.name].arg)
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                self._outputs(node)
+            elif not (node.op == "call_module" and str(node.target) in CHECKS):
+                raise self.refusal(node, f"{node.op} {node.target} holds a graph or an object of its own")
+        return tuple(self.found)
+
+    # -- inputs and outputs --------------------------------------------------------------------------------------
+
+    def _placeholder(self, node: fx.Node, kind: InputKind, argument: Any) -> None:
+        if node.name in self.tensors:
+            self.names[node] = self.tensors[node.name]
+        elif isinstance(argument, ConstantArgument):
+            return
+        elif kind == InputKind.USER_INPUT and isinstance(node.meta.get("val"), (torch.Tensor, torch.SymInt)):
+            self.names[node] = self.fresh.send(node.name)
+            self.inputs.append(self.names[node])
+        else:
+            raise self.refusal(node, f"the input {node.name!r} is neither a tensor nor a number")
+        self._describe(self.names[node], node.meta.get("val"))
+        self.memory.seen(node)
+
+    def _outputs(self, node: fx.Node) -> None:
+        results = node.args[0]
+        assert isinstance(results, (tuple, list))
+        for spec, value in zip(self.signature.output_specs, results, strict=True):
+            if spec.kind != OutputKind.USER_OUTPUT:
+                continue
+            known = self._name(value)
+            self.results.append(known if known is not None else ConstantArgument("", value))  # type: ignore[arg-type]
+
+    def _describe(self, name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            shape = tuple(int(s) if isinstance(s, int) else str(s) for s in value.shape)
+            self.values[name] = Value(name, numpy_dtype(value.dtype), shape)
+        elif value is not None:
+            kind = np.float64 if isinstance(value, (float, torch.SymFloat)) else np.int64
+            self.values[name] = Value(name, np.dtype(kind), ())
+
+    # -- nodes ---------------------------------------------------------------------------------------------------
+
+    def _call(self, node: fx.Node) -> None:
+        name = str(getattr(node.target, "__name__", node.target))
+        source = node.args[0] if node.args else None
+        if name == "getitem" and isinstance(source, fx.Node) and source in self.lists:
+            self.names[node] = self.lists[source][int(node.args[1])]  # type: ignore[arg-type]
+            self.memory.seen(node)
+            return
+        if name.partition(".")[0] in CHECKS:
+            return
+        domain, op = self._op(node)
+        inputs, attributes = torch_nodes.encode(domain, op, node.args, node.kwargs, self._name)
+        outputs = self._result_names(node, domain, op)
+        for output, value in zip(outputs, self._result_values(node), strict=False):
+            if output:
+                self._describe(output, value)
+        self.sources[node.name] = node_source(node)
+        self.found.append(Node(node.name, op, domain, 1, inputs, outputs, attributes))
+        self.memory.seen(node)
+        self._written(node, op)
+
+    def _written(self, node: fx.Node, op: str) -> None:
+        target = written(node)
+        if target is not None:
+            self.writes.add(node.name)
+            self._note(target)
+            self.memory.write(node, target)
+        for position in KEEPS_STATE.get(op.partition(".")[0], ()):
+            state = node.args[position] if position < len(node.args) else None
+            if isinstance(state, fx.Node):
+                self._note(state)
+
+    def _note(self, target: fx.Node) -> None:
+        """Note that a placeholder's memory is written to, also through a view of it."""
+        while target.op != "placeholder" and target.args and isinstance(target.args[0], fx.Node):
+            if not self.memory.shares(target, target.args[0]):
+                return
+            target = target.args[0]
+        self.changed.add(target)
+
+    def _op(self, node: fx.Node) -> tuple[str, str]:
+        target: Any = node.target
+        schema = getattr(target, "_schema", None)
+        if schema is not None:
+            domain, _, base = schema.name.partition("::")
+            if domain == "aten" and base in ("sym_size", "sym_numel"):
+                return SYM, base.removeprefix("sym_")
+            return domain, f"{base}.{schema.overload_name or 'default'}"
+        name = str(getattr(target, "__name__", target))
+        name = name.strip("_") if name.strip("_") in SYM_OPS else name
+        if name in SYM_OPS:
+            return SYM, name
+        raise self.refusal(node, f"{name} holds a graph or works on Python objects")
+
+    def _name(self, value: Any) -> str | None:
+        """The name of the value that stands for an argument now; None for one that isn't a value."""
+        if isinstance(value, _Extra):
+            return value.name
+        if not isinstance(value, fx.Node):
+            return None
+        latest = self.memory.latest(value)
+        return latest.name if isinstance(latest, _Extra) else self.names.get(latest)
+
+    def _result_values(self, node: fx.Node) -> list[Any]:
+        value = node.meta.get("val")
+        return list(value) if isinstance(value, (tuple, list)) else [value]
+
+    def _result_names(self, node: fx.Node, domain: str, op: str) -> tuple[str, ...]:
+        value = node.meta.get("val")
+        if not isinstance(value, (tuple, list)):
+            self.names[node] = self.fresh.send(node.name)
+            return (self.names[node],)
+        read = {u.args[1] for u in node.users if getattr(u.target, "__name__", "") == "getitem"}
+        every = torch_nodes.returns_list(domain, op)
+        self.lists[node] = [
+            self.fresh.send(f"{node.name}_{i}") if every or i in read else "" for i in range(len(value))
+        ]
+        return tuple(self.lists[node])
+
+    def _extra(self, near: fx.Node, target: Any, args: tuple[Any, ...]) -> Any:
+        """A node that isn't in the program, to carry a write to whoever else looks at the same memory."""
+        schema = target._schema
+        domain, _, base = schema.name.partition("::")
+        op = f"{base}.{schema.overload_name or 'default'}"
+        name = self.fresh.send(f"{near.name}.{base}")
+        inputs, attributes = torch_nodes.encode(domain, op, args, {}, self._name)
+        self.found.append(Node(name, op, domain, 1, inputs, (name,), attributes))
+        self.sources[name] = node_source(near)
+        return _Extra(name)
+
+    def refusal(self, node: fx.Node, reason: str) -> UnsupportedError:
+        """A refusal that names a node and the user's line."""
+        source = node_source(node)
+        where = f", called at {source}" if source else ""
+        return UnsupportedError(
+            f"{node.name!r} ({node.target}{where}) can't be split: {reason}",
+            hint="write this step with plain tensor ops, or split the modules around it",
+        )
+
+
+class _Extra:
+    """A value that a node made by the reader computes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name

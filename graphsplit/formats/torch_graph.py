@@ -1,0 +1,159 @@
+"""Reading torch modules: torch.export's program as a neutral graph, with all that writing a module back needs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
+
+from graphsplit.errors import FormatError, UnsupportedError
+from graphsplit.formats.torch_fx import Reader
+from graphsplit.formats.torch_source import source_line
+from graphsplit.formats.torch_tensors import TorchTensor
+from graphsplit.graph import Graph, Tensor
+
+Shapes = Mapping[str, Any] | Sequence[Any] | None
+
+
+@dataclass(frozen=True)
+class TorchProgram:
+    """An exported module: its neutral graph, and what the graph doesn't say.
+
+    `parameters` and `buffers` are the names of tensors by kind, in the module's order; `frozen` are the parameters that take
+    no gradient, `state` the buffers that running the module may change, and `temporary` those that a state dict leaves out.
+    `aliases` gives, for each further name of a tied tensor, the name that the graph knows it by. `effects` are the indices of
+    nodes that only update a buffer. `sources` holds the user's line for each node's name. `results` says for each flat output
+    which value it is, or which constant.
+    """
+
+    graph: Graph
+    exported: ExportedProgram
+    training: bool
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    frozen: frozenset[str]
+    state: frozenset[str]
+    temporary: frozenset[str]
+    aliases: Mapping[str, str]
+    effects: tuple[int, ...]
+    sources: Mapping[str, str]
+    results: tuple[str | ConstantArgument, ...]
+
+
+def read(
+    model: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Shapes = None,
+) -> TorchProgram:
+    """The graph of a module in its current mode (or of a program that was exported already), nothing run but torch.export.
+
+    Raises UnsupportedError for a module that can't be exported, or whose graph has no neutral form, with the line of the
+    user's source where there is one.
+    """
+    exported = model if isinstance(model, ExportedProgram) else export(model, args, kwargs, dynamic_shapes)
+    names = _Names(exported, model if isinstance(model, torch.nn.Module) else None)
+    reader = Reader(exported, names.values)
+    nodes = reader.nodes()
+    tensors: dict[str, Tensor] = {name: TorchTensor(tensor) for name, tensor in names.tensors.items()}
+    name = type(model).__name__ if isinstance(model, torch.nn.Module) else "program"
+    graph = Graph(
+        name=name,
+        inputs=tuple(reader.values[n] for n in reader.inputs),
+        outputs=tuple(dict.fromkeys(reader.values[n] for n in reader.results if isinstance(n, str))),
+        nodes=nodes,
+        tensors=tensors,
+        values=reader.values,
+    )
+    alive = graph.alive
+    changed = {reader.names[hole] for hole in reader.changed} & tensors.keys()
+    return TorchProgram(
+        graph,
+        exported,
+        model.training if isinstance(model, torch.nn.Module) else _training(graph),
+        names.parameters,
+        names.buffers,
+        names.frozen,
+        frozenset(changed & set(names.buffers)),
+        names.temporary,
+        names.aliases,
+        tuple(i for i, node in enumerate(nodes) if i not in alive and node.name in reader.writes),
+        reader.sources,
+        tuple(reader.results),
+    )
+
+
+def export(
+    module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic_shapes: Shapes = None
+) -> ExportedProgram:
+    """torch.export, without tracing Python itself. Raises UnsupportedError for what it can't follow."""
+    if not isinstance(module, torch.nn.Module):
+        raise FormatError(f"{type(module).__name__} is no torch module", hint="give an nn.Module and its inputs")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shapes: Any = dynamic_shapes
+            return torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch.export raises whatever tracing the user's code does
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnsupportedError(
+            f"torch.export can't follow {type(module).__name__}{source_line(error)}: {reason}",
+            hint="its forward must not depend on the values of tensors; `torch.export.export(module, args)` shows the whole error",
+        ) from error
+
+
+def _training(graph: Graph) -> bool:
+    """Whether a program was exported in training mode, as far as its ops tell."""
+    flags = ("training", "train", "use_input_stats")
+    return any(node.attributes.get(flag) is True for node in graph.nodes for flag in flags)
+
+
+class _Names:
+    """The tensors of a program by qualified name, each once, however many names it has."""
+
+    def __init__(self, exported: ExportedProgram, module: torch.nn.Module | None) -> None:
+        self.values: dict[str, str] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.aliases: dict[str, str] = {}
+        parameters: list[str] = []
+        buffers: list[str] = []
+        temporary: set[str] = set()
+        first: dict[Any, str] = {}
+        for spec in exported.graph_signature.input_specs:
+            if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                continue
+            name = str(spec.target)
+            held = exported.constants if spec.kind == InputKind.CONSTANT_TENSOR else exported.state_dict
+            tensor = held[name] if name in held else exported.constants[name]
+            known = first.setdefault(_identity(tensor), name)
+            self.values[spec.arg.name] = known
+            if known != name:
+                self.aliases[name] = known
+                continue
+            self.tensors[name] = tensor
+            if spec.kind == InputKind.PARAMETER:
+                parameters.append(name)
+            elif spec.kind == InputKind.BUFFER:
+                buffers.append(name)
+                if spec.persistent is False:
+                    temporary.add(name)
+        own = dict(module.named_parameters(remove_duplicate=False)) if module is not None else {}
+        for name, parameter in own.items():
+            known = first.get(_identity(parameter), name)
+            if known != name:
+                self.aliases.setdefault(name, known)
+        self.parameters, self.buffers = tuple(parameters), tuple(buffers)
+        self.temporary = frozenset(temporary)
+        self.frozen = frozenset(name for name in parameters if not self.tensors[name].requires_grad)
+
+
+def _identity(tensor: torch.Tensor) -> Any:
+    """The same for two names of one tensor."""
+    if tensor.numel() == 0:
+        return id(tensor)
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, str(tensor.device))
