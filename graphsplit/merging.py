@@ -327,6 +327,12 @@ def _compose_selected(outer: Selected, inner: Selected) -> Selected:
 def merged_graph(opened: Opened, leaves: Sequence[LeafModel], *, layers: Layers = "duplicated") -> tuple[Graph, int]:
     """The merged network, its tensors computed when they are read, and how many nodes of it are repeated."""
     source = opened.network.graph
+    if layers == "original" and opened.plan.activation and opened.manifest.parts > 1:
+        node = source.nodes[min(opened.plan.activation)]
+        raise MergeError(
+            f"{node.title}: its result is scaled by 1/{opened.manifest.parts} behind it, and the original layers have no place for that",
+            hint="merge with duplicated layers; with --output-scale weights where no weight of it serves another layer",
+        )
     if layers == "original":
         tensors = {
             n: _merged(opened, n, leaves) if n in opened.network.trained else t for n, t in source.tensors.items()
@@ -371,6 +377,8 @@ def _layout(opened: Opened, leaves: Sequence[LeafModel]) -> Layout:
     """What is kept apart at any level of the tree is kept apart in the merged network."""
     flowed, plan = opened.plan.flowed, opened.plan
     below = frozenset().union(*(leaf.needs.repeated for leaf in leaves)) - plan.part_nodes
+    uneven = len({leaf.weight for leaf in leaves}) > 1  # then no one number scales a sum over the leaves
+    below |= plan.activation if uneven else frozenset()
     private = frozenset().union(*(leaf.needs.private for leaf in leaves))
     averaged = frozenset(flowed.averaged).union(*(leaf.needs.averaged for leaf in leaves))
     codes = {
@@ -385,6 +393,6 @@ def _layout(opened: Opened, leaves: Sequence[LeafModel]) -> Layout:
         frozenset(flowed.last.derived) - flowed.trained,
         frozenset(copied),
         plan.part_nodes | below,
-        plan.activation,
+        plan.activation - below,
         averaged & frozenset(flowed.labels),
     )

@@ -145,8 +145,7 @@ def _cuts(submodels: Sequence[SubModel]) -> dict[str, list[tuple[np.ndarray | No
 
 def _output(plan: Plan, table: GroupTable, name: str) -> OutputEntry:
     labels = plan.flowed.labels.get(name)
-    alone = plan.parts == 1 and labels is not None and len(labels.varying) != 1  # nothing is put side by side
-    if labels is None or not (labels.core > 0).any() or alone:
+    if labels is None or not (labels.core > 0).any():
         codes = set() if labels is None else {int(c) for c in np.unique(labels.core)}
         averaged = bool(codes & {OUTPUT, PRIVATE}) or name in plan.flowed.averaged
         return OutputEntry(name, "mean" if averaged and plan.parts > 1 else "common" if not averaged else "mean")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from graphsplit.formats.onnx_read import load
+from graphsplit.formats.onnx_read import load, read
 from graphsplit.formats.onnx_write import save
 from graphsplit.formats.structure import is_weight, structure_digest, weightless
 from graphsplit.graph import Graph
@@ -21,5 +21,5 @@ def save_weightless(
 
 
 def load_weightless(path: str | os.PathLike[str]) -> Graph:
-    """Read what `save_weightless` wrote, or a whole model without its weights. Raises what `load` raises."""
-    return load(path, weights=False)
+    """Read a weightless copy: what it holds as stubs stays so, constants that it kept are there. Raises what `load` raises."""
+    return read(path, weights=False)

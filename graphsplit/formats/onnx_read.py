@@ -45,13 +45,18 @@ def load(path: str | os.PathLike[str], *, weights: bool = True) -> Graph:
     Raises FormatError for a file that is missing, damaged or not ONNX, and UnsupportedError for ONNX that graphsplit
     does not handle: opsets below 7, sequence inputs, sparse tensors, training graphs, functions that do not inline.
     """
+    graph = read(path, weights=weights)
+    return graph if weights else weightless(graph)
+
+
+def read(path: str | os.PathLike[str], *, weights: bool) -> Graph:
+    """The graph as the file holds it: `weights` says whether a weightless copy's stubs are refused or stay stubs."""
     path = Path(path)
     try:
         file, proto = _parsed(path)
-        graph = _Reader(_inlined(proto), path.parent.resolve(), file, weights=weights).graph()
+        return _Reader(_inlined(proto), path.parent.resolve(), file, weights=weights).graph()
     except GraphsplitError as error:
         raise type(error)(f"{str(path)!r}: {error.message}", hint=error.hint) from error
-    return graph if weights else weightless(graph)
 
 
 def _parsed(path: Path) -> tuple[MappedFile, onnx.ModelProto]:

@@ -26,6 +26,9 @@ FILL = {"pad": "value", "constant_pad_nd": "value"}
 """Attributes that hold the element a movement op fills up with: on labels that is "common", which is 0."""
 
 
+VIEWS = ("view", "view_copy", "_unsafe_view")
+
+
 def evaluate(graph: Graph, sizes: Mapping[str, int], unknown: frozenset[str]) -> Facts:
     """Shape, type and, where it is small and known, content of every value, for sizes of the symbolic dims.
 
@@ -137,6 +140,9 @@ def move(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     fill = FILL.get(base(node.op))
     if fill is not None and fill in node.attributes:
         node = replace(node, attributes={**node.attributes, fill: 0})
+    if base(node.op) in VIEWS:  # labels have strides of their own, which no view needs to fit
+        size = node.attributes["size"]
+        node = replace(node, op="reshape.default", attributes={"shape": size})
     named = len(size_names(node))
     tensors = [None if array is None else to_torch(np.asarray(array)) for array in arrays[: len(arrays) - named]]
     sizes = [np.asarray(array).item() for array in arrays[len(arrays) - named :]] if named else []

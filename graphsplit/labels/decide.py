@@ -89,7 +89,8 @@ def flow(
     best = run(outputs == "concat")
     contested = any("output" in reason for reason in best.private.values())
     if parts == 1:
-        return run(True) if contested and outputs == "auto" else best  # nothing has to be averaged
+        divided = any(bool((found.core > 0).any()) for found in best.labels.values())
+        return best if divided or not contested or outputs != "auto" else run(True)  # nothing has to be averaged
     full, share = stored(best)
     if outputs == "auto" and share > full / parts and contested:
         joined = run(True)

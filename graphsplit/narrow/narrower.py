@@ -16,7 +16,7 @@ from graphsplit.facts import Fact
 from graphsplit.graph import Dim, Graph, Node, Tensor, Value
 from graphsplit.labels.arrays import Ids
 from graphsplit.labels.operands import stays
-from graphsplit.labels.trainable import gives_sizes
+from graphsplit.labels.trainable import gives_sizes, operand_tag
 from graphsplit.narrow.arguments import Arguments
 from graphsplit.narrow.movement import Movement
 from graphsplit.narrow.part import NarrowDialect, Part
@@ -84,7 +84,8 @@ class Narrower:
         rules = self.part.dialect.lookup(node)
         if index not in self.part.plan.part_nodes and rules:
             node = self.arguments.unshrunk(node, rules[0])
-        labelled = any(self.part.is_labelled(name) for name in (*node.inputs, *node.outputs))
+        data = [name for p, name in enumerate(node.inputs) if not rules or operand_tag(rules[0], p) != "like"]
+        labelled = any(self.part.is_labelled(name) for name in (*data, *node.outputs))
         if not labelled or gives_sizes(rules):
             if not gives_sizes(rules):
                 node = self.arguments.unlabelled(node, rules[0])

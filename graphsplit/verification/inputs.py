@@ -17,7 +17,7 @@ from graphsplit.formats.onnx_sizes import BATCHES, LENGTHS, symbols
 from graphsplit.graph import Array, Graph, Node, Value
 from graphsplit.network import Network
 
-__all__ = ["Draw", "draws", "given", "longer"]
+__all__ = ["Draw", "draws", "elsewhere", "given"]
 
 Kind = Literal["uniform", "normal"]
 LONGER = (64, 224, 512, 1024, 4000, 16000)
@@ -31,11 +31,12 @@ _MOVES = frozenset(
 
 @dataclass(frozen=True)
 class Draw:
-    """Inputs of a network by name, and what messages call them."""
+    """Inputs of a network by name, and what messages call them; `spare` ones are for where others don't run."""
 
     title: str
     arrays: Mapping[str, Array]
     given: bool = False
+    spare: bool = False
 
 
 def draws(network: Network, start: Mapping[str, int] | None = None) -> tuple[list[Draw], list[str]]:
@@ -48,12 +49,12 @@ def draws(network: Network, start: Mapping[str, int] | None = None) -> tuple[lis
     sizes, remarks = _sizes(network, {**network.sizes, **(start or {})})
     caps = _caps(network)
     found: list[Draw] = []
-    for number, chosen in enumerate(sizes):
+    for number, (chosen, spare) in enumerate(sizes):
         kinds: Sequence[Kind] = ("uniform", "normal") if number == 0 else ("normal",) if number % 2 else ("uniform",)
         for kind in kinds:
             rng = np.random.default_rng((11, number, len(found)))
             arrays = {v.name: _array(v, chosen, kind, caps.get(v.name), rng) for v in network.graph.inputs}
-            found.append(Draw(f"{kind} inputs{_named(chosen)}", arrays))
+            found.append(Draw(f"{kind} inputs{_named(chosen)}", arrays, spare=spare))
     return found, remarks
 
 
@@ -65,11 +66,11 @@ def _named(sizes: Mapping[str, int]) -> str:
 # -- sizes ------------------------------------------------------------------------------------------------------
 
 
-def _sizes(network: Network, first: dict[str, int]) -> tuple[list[dict[str, int]], list[str]]:
-    """The first sizes, and others: as many as it takes to see two of every dynamic axis."""
+def _sizes(network: Network, first: dict[str, int]) -> tuple[list[tuple[dict[str, int], bool]], list[str]]:
+    """The first sizes, and others: as many as it takes to see two of every dynamic axis; and which of them are spare."""
     batches, lengths = symbols(network.graph)
     if not first:
-        return [{}], []
+        return [({}, False)], []
     allowed = _unknown(network.facts)
 
     def fits(sizes: Mapping[str, int]) -> bool:
@@ -78,21 +79,22 @@ def _sizes(network: Network, first: dict[str, int]) -> tuple[list[dict[str, int]
     batch = {name: next(b for b in (3, *BATCHES) if b != first[name]) for name in batches}
     other = _other_lengths(first, lengths, fits)
     whole = {**first, **batch, **other}
-    found, remarks = [first], []
+    found, remarks = [(first, False)], []
     if len(other) < len(lengths):
         stuck = [name for name in lengths if name not in other]
         remarks.append(f"no second size that fits was found for {', '.join(stuck)}")
-    if whole != first and fits(whole):
-        found.append(whole)
-    else:
+    fitting = whole != first and fits(whole)
+    if fitting:
+        found.append((whole, False))
+    if not fitting or (batch and other):
         for change in (batch, other):
             if change and fits({**first, **change}):
-                found.append({**first, **change})
+                found.append(({**first, **change}, fitting))
             elif change:
                 remarks.append(f"the source's own shapes don't fit {_named(change).removeprefix(' with ')}")
     mixed = {**first, **dict(list(other.items())[1::2])}
-    if len(other) > 1 and mixed not in found and fits(mixed):
-        found.append(mixed)
+    if len(other) > 1 and mixed not in [sizes for sizes, _ in found] and fits(mixed):
+        found.append((mixed, False))
     return found, remarks
 
 
@@ -119,11 +121,13 @@ def _unknown(facts: Facts) -> int:
     return sum(fact.shape is None or 0 in fact.shape for fact in facts.values())
 
 
-def longer(network: Network) -> list[dict[str, int]]:
-    """Greater lengths for the dynamic axes that are no batch: some networks run on no short input."""
-    _, lengths = symbols(network.graph)
-    found = [dict.fromkeys(lengths, size) for size in LONGER] if lengths else []
-    return [sizes for sizes in found if all(size > network.sizes[name] for name, size in sizes.items())]
+def elsewhere(network: Network) -> list[dict[str, int]]:
+    """Sizes to try where a network doesn't run on those that its shapes allow: a batch of one, greater lengths."""
+    batches, lengths = symbols(network.graph)
+    one = dict.fromkeys(batches, 1)
+    found = [one, *(dict.fromkeys(lengths, size) for size in LONGER if lengths)]
+    found += [{**one, **sizes} for sizes in found[1:] if one]
+    return [sizes for sizes in found if sizes and any(network.sizes[name] != size for name, size in sizes.items())]
 
 
 # -- random arrays ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from graphsplit.formats.onnx_runtime import Engine, RunError, Session, engine
 from graphsplit.graph import Array, Graph, Tensor
 from graphsplit.merging import LeafModel, Opened, merged_graph
 from graphsplit.verification.compare import Comparison, Places, Reference, compare, noise
-from graphsplit.verification.inputs import Draw, draws, longer
+from graphsplit.verification.inputs import Draw, draws, elsewhere
 from graphsplit.verification.perturb import jittered, limits
 
 __all__ = ["Bench", "Subject", "depth", "subjects", "taps_of"]
@@ -101,7 +101,7 @@ class Bench:
             self.remarks.append(f"onnxruntime doesn't load the source ({first.message})")
         kept, failures = _usable(session, self.draws)
         if not kept and not any(draw.given for draw in self.draws):
-            for sizes in longer(self.opened.network):
+            for sizes in elsewhere(self.opened.network):
                 drawn, remarks = draws(self.opened.network, sizes)
                 if _usable(session, drawn[:1])[0]:
                     (kept, failures), self.remarks = _usable(session, drawn), [*remarks, failures[0]]
@@ -186,8 +186,11 @@ class Bench:
 
 def _usable(session: Session, drawn: Sequence[Draw]) -> tuple[list[Draw], list[str]]:
     """The draws that a network runs on, and why it doesn't run on the others."""
-    kept, failures = [], []
-    for draw in drawn:
+    kept: list[Draw] = []
+    failures: list[str] = []
+    for draw in sorted(drawn, key=lambda draw: draw.spare):
+        if draw.spare and not failures:
+            continue
         reason = ""
         for variant in _variants(draw):
             try:

@@ -211,7 +211,11 @@ def exact_merge(case: Case, *, inside: bool = True) -> Found:
     With `inside`, also every value of the merged network that stands for labelled, common or private ones in the parts.
     """
     found = Found()
-    only = None if inside else {*case.split.manifest.taps, *_sums_behind_taps(case), *(v.name for v in case.model.graph.output)}
+    only = (
+        None
+        if inside
+        else {*case.split.manifest.taps, *_sums_behind_taps(case), *(v.name for v in case.model.graph.output)}
+    )
     merged, parts = Runner(case.merged, only), [Runner(part.file, only) for part in case.parts]
     others = random_inputs(case.model, 2, **{**dict(case.split.manifest.options.sizes), "batch": 3})
     for inputs in (planned_inputs(case), others):
@@ -230,7 +234,9 @@ def _taps(case: Case, whole: Arrays, pieces: Sequence[Arrays], found: Found) -> 
         if name not in whole:
             found.check(False, f"tap {name!r}: the merged network has no such value")
             continue
-        mean = sum(part.weight * values[name].astype(np.float64) for part, values in zip(case.parts, pieces, strict=True))
+        mean = sum(
+            part.weight * values[name].astype(np.float64) for part, values in zip(case.parts, pieces, strict=True)
+        )
         error = off(whole[name], np.asarray(mean))
         found.check(error < tolerance(case.model), f"tap {name!r}: off the mean of the parts by {error:.1e}")
 
@@ -256,7 +262,9 @@ def _concatenated(case: Case, whole: Arrays, pieces: Sequence[Arrays], found: Fo
         elif entry.merge == "common":
             for values in pieces:
                 error = off(values[entry.name], whole[entry.name])
-                found.check(error < tolerance(case.model), f"output {entry.name!r} is common, and differs by {error:.1e}")
+                found.check(
+                    error < tolerance(case.model), f"output {entry.name!r} is common, and differs by {error:.1e}"
+                )
 
 
 def _slices(case: Case, name: str, whole: Array, pieces: Sequence[Arrays], found: Found, what: str) -> None:
@@ -353,7 +361,9 @@ def _behind_taps(case: Case, whole: Arrays, inputs: Arrays, found: Found) -> Non
     for name in wanted:
         if name in values:
             error = off(whole[name], values[name])
-            found.check(error < 1e-6, f"output {name!r} isn't what the source computes from the taps: off by {error:.1e}")
+            found.check(
+                error < 1e-6, f"output {name!r} isn't what the source computes from the taps: off by {error:.1e}"
+            )
 
 
 # -- law 2: total coverage ------------------------------------------------------------------------------------------------
@@ -377,7 +387,9 @@ def coverage(case: Case) -> Found:
         kinds, owners = claimed(case, entry)
         for kind in KINDS:
             number = int((kinds == kind).sum())
-            found.check(number == getattr(entry.counts, kind), f"{name}: {number} elements are {kind}, and the counts differ")
+            found.check(
+                number == getattr(entry.counts, kind), f"{name}: {number} elements are {kind}, and the counts differ"
+            )
         _held_as_claimed(name, kinds, owners, tagged[name], found)
         slices = [tensors[name].numpy() for tensors in trained_parts]
         _merged_as_claimed(case, entry, (kinds, owners), tagged[name], slices, merged, found)
@@ -588,7 +600,9 @@ def valid_parts(case: Case) -> Found:
             found.check(0 not in tensor.dims or 0 in full, f"{part.suffix}: {tensor.name!r} is empty")
         values = Runner(part.file, ())(inputs)
         for name, value in values.items():
-            found.check(bool(value.dtype.kind != "f" or np.isfinite(value).all()), f"{part.suffix}: {name!r} isn't finite")
+            found.check(
+                bool(value.dtype.kind != "f" or np.isfinite(value).all()), f"{part.suffix}: {name!r} isn't finite"
+            )
     return found
 
 
@@ -669,5 +683,7 @@ def _listed(done: Split, found: Found) -> None:
         if entry.role != "duplicated":
             continue
         nodes = {flowed.graph.nodes[c.node].title for c in flowed.claims.get(name, ()) if c.node >= 0}
-        found.check(bool(nodes & notes.keys()), f"{name} is copied, and none of {sorted(nodes)} is listed with a reason")
+        found.check(
+            bool(nodes & notes.keys()), f"{name} is copied, and none of {sorted(nodes)} is listed with a reason"
+        )
     found.check(divided, "no layer is divided")

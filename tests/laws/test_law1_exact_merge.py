@@ -25,7 +25,6 @@ from tests.networks.builder import Net
 from tests.networks.generate import networks
 
 
-
 def assert_exact(case: Case) -> None:
     found = exact_merge(case)
     assert not found.complaints, found.complaints[:5]
@@ -83,9 +82,7 @@ def test_many_generated(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(networks(), st.sampled_from([2, 3, 4]), st.sampled_from(["contiguous", "interleaved", "random"]))
-def test_any_network(
-    tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto, k: int, strategy: str
-) -> None:
+def test_any_network(tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto, k: int, strategy: str) -> None:
     folder = tmp_path_factory.mktemp("any")
     exact_or_refused(lambda: trained(model, k, folder, strategy=strategy))
 
@@ -229,7 +226,9 @@ BROKEN: dict[str, tuple[str, Break]] = {
     "uncut weights": ("lenet", changed_tensor(lambda e, n, a: np.where(a == 0, a.dtype.type(0.05), a))),
     "a permuted part": (
         "lenet",
-        changed_leaves(lambda i, leaves, n: permuted(leaves[i].tensors[n].numpy()) if i else leaves[i].tensors[n].numpy()),
+        changed_leaves(
+            lambda i, leaves, n: permuted(leaves[i].tensors[n].numpy()) if i else leaves[i].tensors[n].numpy()
+        ),
     ),
     "swapped parts": ("lenet", changed_leaves(lambda i, leaves, n: leaves[1 - i].tensors[n].numpy())),
     "equal copies": ("lenet", changed_leaves(lambda i, leaves, n: leaves[0].tensors[n].numpy())),

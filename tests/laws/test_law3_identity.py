@@ -25,7 +25,9 @@ def split_of(model: onnx.ModelProto, k: int, folder: Path) -> Split:
 def untrained(model: onnx.ModelProto, k: int, folder: Path) -> Case:
     done = split_of(model, k, folder)
     merge(done.folder, out=folder / "merged.onnx")
-    return Case(model, done, tuple(Part(f, 1 / k, ((done, i),)) for i, f in enumerate(done.submodels)), folder / "merged.onnx")
+    return Case(
+        model, done, tuple(Part(f, 1 / k, ((done, i),)) for i, f in enumerate(done.submodels)), folder / "merged.onnx"
+    )
 
 
 @pytest.mark.parametrize("name", DIVIDED)
@@ -86,7 +88,9 @@ def test_another_node_is_reported(tmp_path: Path, what: str) -> None:
     else:
         model.graph.node.append(onnx.helper.make_node("Identity", [model.graph.input[0].name], ["more"]))
     onnx.save(model, done.submodels[0])
-    assert any("not the same node" in text for text in same_network(tmp_path / "model.onnx", done.submodels[0]).complaints)
+    assert any(
+        "not the same node" in text for text in same_network(tmp_path / "model.onnx", done.submodels[0]).complaints
+    )
 
 
 @pytest.mark.parametrize("kind", ["owned", "output"])

@@ -48,7 +48,9 @@ def invalid_node(model: onnx.ModelProto) -> None:
 
 
 def empty_layer(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(model.graph.initializer[0])[:0], "empty"))
+    model.graph.initializer.append(
+        numpy_helper.from_array(numpy_helper.to_array(model.graph.initializer[0])[:0], "empty")
+    )
 
 
 def not_finite(model: onnx.ModelProto) -> None:

@@ -1,0 +1,85 @@
+"""A torch module made ready to plan: exported, read, its trained tensors and shapes found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphsplit.errors import FormatError, UnsupportedError
+from graphsplit.formats.onnx_sizes import choose_sizes
+from graphsplit.labels import refuse_unknown
+from graphsplit.labels.trainable import is_float
+from graphsplit.network import Network, other_sizes
+from graphsplit.rules import registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from graphsplit.formats.torch_graph import TorchProgram
+
+
+@dataclass(frozen=True)
+class TorchNetwork(Network):
+    """A network that came from a torch module, with the program that it was read from."""
+
+    program: TorchProgram
+
+
+def prepare_torch(
+    module: torch.nn.Module | TorchProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
+    *,
+    trainable: Iterable[str] = (),
+    constant: Iterable[str] = (),
+    rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> TorchNetwork:
+    """Export a module in its current mode (or take a program that was read), and find what training it changes.
+
+    That is its parameters, and the float buffers that running it updates (the running statistics of a batch norm);
+    `trainable` and `constant` override that. `rules` are further rule lines. Raises UnsupportedError, RuleError,
+    FormatError.
+    """
+    from graphsplit.formats.torch_dialect import TorchDialect
+    from graphsplit.formats.torch_graph import TorchProgram, read
+
+    program = module if isinstance(module, TorchProgram) else read(module, args, kwargs, dynamic_shapes)
+    graph, lines = program.graph, tuple(rules)
+    dialect = TorchDialect(registry("torch").extended(lines) if lines else None, program.state)
+    for i, node in enumerate(graph.nodes):
+        if i in graph.alive:
+            try:
+                refuse_unknown(node, dialect.lookup(node))
+            except UnsupportedError as error:
+                raise located(error, program, node.name) from error
+    trained = _trained(program, trainable, constant)
+    chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
+    facts = dialect.evaluate(graph, chosen, trained)
+    varied = other_sizes(chosen)
+    others = dialect.evaluate(graph, varied, trained) if varied else facts
+    return TorchNetwork(graph, dialect, trained, chosen, facts, others, program)
+
+
+def _trained(program: TorchProgram, trainable: Iterable[str], constant: Iterable[str]) -> frozenset[str]:
+    tensors = program.graph.tensors
+    forced, barred = {*trainable}, {*constant}
+    for name in sorted(forced | barred):
+        if program.aliases.get(name, name) not in tensors:
+            raise FormatError(f"{name!r} is no parameter or buffer of the module")
+    forced, barred = ({program.aliases.get(name, name) for name in names} for names in (forced, barred))
+    found = {n for n in program.parameters if int(np.prod(tensors[n].shape, dtype=np.int64)) > 0}
+    found |= {name for name in program.state if is_float(tensors[name])}
+    return frozenset((found | forced) - barred)
+
+
+def located(error: UnsupportedError, program: TorchProgram, node: str) -> UnsupportedError:
+    """A refusal with the line of the user's source in which its op was called."""
+    source = program.sources.get(node, "")
+    if not source:
+        return error
+    return UnsupportedError(f"{error.message} (called at {source})", hint=error.hint)
