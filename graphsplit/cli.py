@@ -390,4 +390,8 @@ def _console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 80
-    return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich itself would exit with 1, which here says that a law failed
+
+    return Piped(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)

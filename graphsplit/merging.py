@@ -238,7 +238,7 @@ def read_leaves(
             _check_digest(
                 inner[0].manifest.source.digest, opened.manifest.submodels[part].digest, one.label, opened.folder
             )
-            leaves.extend(_outward(opened, part, weight, inner[0], leaf) for leaf in inner[1])
+            leaves.extend(outward(opened, part, weight, inner[0], leaf) for leaf in inner[1])
             continue
         _check_constants(one.label, submodel, one.tensors, opened)
         slices = {name: _slices(opened, name, part) for name in opened.entries}
@@ -264,7 +264,7 @@ def _read(path: Path) -> tuple[Trained, tuple[Opened, list[LeafModel]] | None]:
         )
     opened = open_split(path)
     leaves = read_leaves(opened)
-    merged = {name: _merged(opened, name, leaves) for name in opened.entries}
+    merged = {name: merged_tensor_of(opened, name, leaves) for name in opened.entries}
     for name, tensor in opened.network.graph.tensors.items():
         merged.setdefault(name, tensor)  # type: ignore[arg-type]
     return (str(path), merged, opened.network.graph.metadata), (opened, leaves)
@@ -283,7 +283,7 @@ def _check_constants(label: str, submodel: SubModel, tensors: Mapping[str, Tenso
             )
 
 
-def _outward(opened: Opened, part: int, weight: Fraction, child: Opened, leaf: LeafModel) -> LeafModel:
+def outward(opened: Opened, part: int, weight: Fraction, child: Opened, leaf: LeafModel) -> LeafModel:
     """A leaf of a part's own split, in the terms of the split above."""
     outer, inner = opened.submodels[part], leaf.graph
     selected = {
@@ -335,7 +335,7 @@ def merged_graph(opened: Opened, leaves: Sequence[LeafModel], *, layers: Layers 
         )
     if layers == "original":
         tensors = {
-            n: _merged(opened, n, leaves) if n in opened.network.trained else t for n, t in source.tensors.items()
+            n: merged_tensor_of(opened, n, leaves) if n in opened.network.trained else t for n, t in source.tensors.items()
         }
         return source.replace(tensors=tensors), 0
     if layers != "duplicated":
@@ -358,13 +358,14 @@ def _tensors(opened: Opened, found: Assembly, leaves: Sequence[LeafModel]) -> di
             leaf, there = found.copies[name]
             tensors[name] = ordered[leaf].tensors[there]
         elif name in found.whole:
-            tensors[name] = _merged(opened, name, leaves)
+            tensors[name] = merged_tensor_of(opened, name, leaves)
         else:
             tensors[name] = tensor
     return tensors
 
 
-def _merged(opened: Opened, name: str, leaves: Sequence[LeafModel]) -> LazyMerged:
+def merged_tensor_of(opened: Opened, name: str, leaves: Sequence[LeafModel]) -> LazyMerged:
+    """A parameter of the source, merged when it is read."""
     source = opened.network.graph.tensors[name]
     pieces = tuple(
         TensorLeaf(leaf.path, leaf.graph.slices[name], leaf.weight, leaf.tensors[name], leaf.label) for leaf in leaves

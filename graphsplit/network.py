@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from graphsplit.errors import FormatError, PlanError
 from graphsplit.facts import Facts
@@ -18,6 +18,7 @@ from graphsplit.labels import flow, parameters, refuse_unknown
 from graphsplit.labels.decide import Outputs
 from graphsplit.labels.quantised import refuse_quantised
 from graphsplit.labels.trainable import Lookup
+from graphsplit.narrow import NarrowDialect
 from graphsplit.partition import partition
 from graphsplit.plan import Plan, make_plan
 from graphsplit.rules import registry
@@ -28,6 +29,12 @@ CONSTANT_KEY = "graphsplit.constant"
 """Metadata of a sub-model: tensors that train, or don't, in the source, and that one couldn't tell by their slices."""
 
 
+class PlanDialect(NarrowDialect, Protocol):
+    """What a network's dialect does besides what narrowing needs."""
+
+    def evaluate(self, graph: Graph, sizes: Mapping[str, int], parameters: frozenset[str]) -> Facts: ...
+
+
 @dataclass(frozen=True)
 class Network:
     """A graph with all that planning needs: `sizes` are those of its dynamic axes, `trained` the tensors that train.
@@ -36,7 +43,7 @@ class Network:
     """
 
     graph: Graph
-    dialect: OnnxDialect
+    dialect: PlanDialect
     trained: frozenset[str]
     sizes: Mapping[str, int]
     facts: Facts

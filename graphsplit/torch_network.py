@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphsplit.errors import FormatError, UnsupportedError
-from graphsplit.formats.onnx_sizes import choose_sizes
 from graphsplit.labels import refuse_unknown
 from graphsplit.labels.trainable import is_float
 from graphsplit.network import Network, other_sizes
@@ -42,7 +41,8 @@ def prepare_torch(
     """Export a module in its current mode (or take a program that was read), and find what training it changes.
 
     That is its parameters, and the float buffers that running it updates (the running statistics of a batch norm);
-    `trainable` and `constant` override that. `rules` are further rule lines. Raises UnsupportedError, RuleError,
+    `trainable` and `constant` override that. `rules` are further rule lines, `sizes` other sizes of the dynamic axes than the
+    example's to plan with. Raises UnsupportedError, RuleError,
     FormatError.
     """
     from graphsplit.formats.torch_dialect import TorchDialect
@@ -58,7 +58,7 @@ def prepare_torch(
             except UnsupportedError as error:
                 raise located(error, program, node.name) from error
     trained = _trained(program, trainable, constant)
-    chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
+    chosen = {**program.sizes, **(sizes or {})}
     facts = dialect.evaluate(graph, chosen, trained)
     varied = other_sizes(chosen)
     others = dialect.evaluate(graph, varied, trained) if varied else facts

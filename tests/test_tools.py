@@ -125,6 +125,36 @@ def test_coverage_survives_what_kills_a_process(
     assert time.monotonic() - begin < 30
 
 
+def test_coverage_keeps_earlier_results_when_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [small(tmp_path / "models", name) for name in ("a", "b")]
+    found = tmp_path / "found.json"
+    coverage.write(found, [result("b.onnx", bytes=files[1].stat().st_size)])
+    written: list[list[str]] = []
+
+    def write(file: Path, results: list[Result]) -> None:
+        written.append(sorted(r.title for r in results))
+
+    monkeypatch.setattr(coverage, "isolated", lambda model, way, limit: result(model.title, way=way))
+    monkeypatch.setattr(coverage, "write", write)
+    assert coverage.main([str(tmp_path / "models"), "--json", str(found), "--resume"]) == 0
+    assert all("b.onnx" in titles for titles in written)
+
+
+def test_coverage_takes_further_ways_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [("One", tmp_path / "one"), ("Two", tmp_path / "two")]
+    for _, place in places:
+        for name in "abc":
+            small(place, name)
+    monkeypatch.setattr(
+        coverage, "isolated", lambda model, way, limit: result(model.title, section=model.section, way=way)
+    )
+    results = coverage.run(coverage.find(places), Way(2), [Way(3), Way(4)], {}, 1, 9)
+    further = [(r.section, r.title[0], r.way.k) for r in results if r.way.k > 2]
+    assert sorted(further) == [
+        (section, name, k) for section in ("One", "Two") for name, k in zip("abc", (3, 4, 3), strict=True)
+    ]
+
+
 def test_coverage_tells_topologies_apart(tmp_path: Path) -> None:
     one = small(tmp_path, "one")
     assert coverage.topology(one) == coverage.topology(small(tmp_path, "renamed", seed=1))
@@ -158,6 +188,7 @@ def test_refusals_are_counted_without_names_and_numbers() -> None:
     assert coverage.kind("LSTM 'a': there is no rule") == "LSTM: there is no rule"
     assert coverage.kind("main graph has no hidden layer for 2") == coverage.kind("x has no hidden layer for 3")
     assert coverage.kind("a [1, 2] b") == "a […] b"
+    assert coverage.kind("it can't be: 'a', 'b' aren't") == "it can't be: …, … aren't"
 
 
 @pytest.mark.parametrize(

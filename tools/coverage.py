@@ -7,8 +7,8 @@
 found every law to hold on perturbed weights; *refused* that `split` raised a `GraphsplitError`, or `verify` couldn't
 run the source; anything else is FAILED: a law that doesn't hold, a merge that is refused, another exception, a process
 that died or ran out of time. Each model has a process of its own, for a runtime may take its process down with it.
-With `--also`, each model that is exact is tried in one further way: the first model in the first way of the list, the
-second in the second, and so on, round and round.
+With `--also`, each model that is exact is tried in one further way: the first of its section in the first way of the
+list, the second in the second, and so on, round and round.
 
 Exit codes: 0 nothing failed, 1 something did, 2 misused.
 """
@@ -151,6 +151,9 @@ def _examine(path: str, way: Way) -> dict[str, object]:
     }
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+
+
 def isolated(model: Model, way: Way, limit: float) -> Result:
     """`examine` in a process of its own, ended with all its children when its time is over."""
     size = model.path.stat().st_size
@@ -162,15 +165,24 @@ def isolated(model: Model, way: Way, limit: float) -> Result:
             process = subprocess.Popen(
                 command, stdout=stream, stderr=stream, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
             )
+            _running.add(process)
             try:
                 code = process.wait(limit)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _end(process)
                 found: dict[str, object] = {"status": "FAILED", "reason": f"it took longer than {limit:g} s"}
             else:
                 found = json.loads(answer.read_text()) if answer.exists() else _died(code, errors)
+            finally:
+                _running.discard(process)
     return Result(model.section, model.title, size, way, **found)  # type: ignore[arg-type]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a child and all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _died(code: int, errors: Path) -> dict[str, object]:
@@ -260,13 +272,16 @@ def run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True, markup=False)) as bar, ThreadPoolExecutor(jobs) as pool:
         task = bar.add_task("models", total=len(models))
-        waiting = [pool.submit(both, number, model) for number, model in enumerate(models)]
+        sections = [model.section for model in models]
+        waiting = [pool.submit(both, i - sections.index(model.section), model) for i, model in enumerate(models)]
         try:
             for future in as_completed(waiting):
                 yield from future.result()
                 bar.advance(task)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_running):
+                _end(process)
 
 
 def line(result: Result) -> str:
@@ -392,7 +407,7 @@ def _refusals(results: Sequence[Result]) -> list[str]:
 _NAMED = (
     (re.compile(r"^.+ (?=has no hidden layer|holds no tensor)"), "the network "),
     (re.compile(r" \(version \d+\)"), ""),
-    (re.compile(r"'[^']*'"), "…"),
+    (re.compile(r"(?<!\w)'[^']*'"), "…"),
     (re.compile(r"\"[^\"]*\""), "…"),
     (re.compile(r"\[[^\]]*\]"), "[…]"),
     (re.compile(r"\b\d[\d.,]*(?<!,)\b"), "N"),
@@ -495,11 +510,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     order = {(model.section, model.title): number for number, model in enumerate(models)}
     way = Way(arguments.k, arguments.strategy, arguments.seed)
     results: list[Result] = []
+    waiting = dict(known)
     for result in run(models, way, arguments.also, known, arguments.jobs, arguments.limit):
         results.append(result)
         print(line(result), flush=True)
+        waiting.pop(result.key, None)
         if arguments.json:
-            write(arguments.json, results)
+            write(arguments.json, [*results, *waiting.values()])
     results.sort(key=lambda r: (order[r.section, r.title], r.way != way))
     if arguments.json:
         write(arguments.json, results)

@@ -55,6 +55,7 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `draws` | random numbers |
 | `at c=axis:-1` | the letter stands where the attribute says; behind the colon the default |
 | `set group=g` | narrowing writes the letter's size into the attribute |
+| `back j=h` | the result's `h` is fed back along the operand's `j`: a recurrent layer |
 | `refuse why` | refused, with this reason |
 
 Several lines for an op are tried in order, and the first that fits the node's shapes is taken.

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact
 from graphsplit.formats.torch_nodes import size_names, tensor_inputs
 from graphsplit.graph import Array, AttributeValue, Node
@@ -40,6 +42,9 @@ ATTRIBUTE: Mapping[tuple[str, str], str] = {
     ("narrow", "axes"): "dim",
     ("select", "index"): "index",
 }
+EXPANDING = ("expand", "expand_copy", "broadcast_to")
+"""Ops to which -1 says that a size stays as it is, not that it is what is left over."""
+
 MISSING = {"starts": 0, "ends": END, "steps": 1}
 
 
@@ -64,7 +69,7 @@ def argument(node: Node, tag: str, known: Known) -> Array | None:
     return found if tag == "index" else np.atleast_1d(found)
 
 
-def numbers(value: Any, known: Known) -> Array | None:
+def numbers(value: Any, known: Known) -> npt.NDArray[np.int64] | None:
     """An attribute's numbers, with named sizes by what is known of them."""
     if value is None:
         return None
@@ -94,9 +99,9 @@ def with_argument(node: Node, tag: str, value: Array, known: Known) -> Node:
         assert ends is not None
         return replace(node, attributes={**node.attributes, "start": items[0], "length": int(ends[0]) - items[0]})
     if name == "narrow":
-        start = numbers(node.attributes["start"], known)
-        assert start is not None
-        return replace(node, attributes={**node.attributes, "length": items[0] - int(start)})
+        first = numbers(node.attributes["start"], known)
+        assert first is not None
+        return replace(node, attributes={**node.attributes, "length": items[0] - int(first)})
     attribute = ATTRIBUTE[name, tag]
     if not isinstance(node.attributes.get(attribute), tuple):
         return _renamed(replace(node, attributes={**node.attributes, attribute: items[0]}), node)
@@ -106,8 +111,17 @@ def with_argument(node: Node, tag: str, value: Array, known: Known) -> Node:
 def _changed(node: Node, attribute: str, items: list[int], known: Known) -> Node:
     old = node.attributes[attribute]
     assert isinstance(old, tuple)
-    mixed: Any = tuple(o if _number(o, known) == new else new for o, new in zip(old, items, strict=True))
-    return _renamed(replace(node, attributes={**node.attributes, attribute: mixed}), node)
+    mixed: list[Any] = [o if _number(o, known) == new else new for o, new in zip(old, items, strict=True)]
+    computed = [i for i, (o, new) in enumerate(zip(old, mixed, strict=True)) if isinstance(o, str) and o != new]
+    if computed:  # a width has gone into a size that is only known when the program runs: what is left over
+        if len(computed) > 1 or -1 in old or (base(node.op), "shape") not in ATTRIBUTE or base(node.op) in EXPANDING:
+            raise UnsupportedError(
+                f"{node.title}: the size {old[computed[0]]!r} can't be computed for a part",
+                hint="write -1 in its place, or export the module with fixed sizes",
+            )
+        mixed[computed[0]] = -1
+    changed: Any = tuple(mixed)
+    return _renamed(replace(node, attributes={**node.attributes, attribute: changed}), node)
 
 
 def _renamed(node: Node, before: Node) -> Node:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from graphsplit.facts import Fact, Facts
 from graphsplit.formats import torch_arguments, torch_eval
-from graphsplit.formats.torch_nodes import OWN, size_names
+from graphsplit.formats.torch_nodes import OWN, defaults, size_names
 from graphsplit.graph import Array, AttributeValue, Graph, Node
 from graphsplit.notation import Operand, Rule
 from graphsplit.rules import Registry, registry
@@ -37,8 +37,8 @@ class TorchDialect:
         return tuple(_with_sizes(rule, len(node.inputs) - sizes, sizes) for rule in rules) if sizes else rules
 
     def attributes(self, node: Node) -> Mapping[str, object]:
-        """The node's attributes; an axis and whether it is kept also under the names that rules use."""
-        found: dict[str, object] = dict(node.attributes)
+        """The node's attributes and its op's defaults; an axis and whether it is kept also under the names that rules use."""
+        found: dict[str, object] = {**defaults(node.domain, node.op), **node.attributes}
         dim = found.get("dim")
         if isinstance(dim, tuple):
             found["axes"] = dim

@@ -38,7 +38,8 @@ class Reader:
         self.sources: dict[str, str] = {}
         self.inputs: list[str] = []
         self.results: list[str | ConstantArgument] = []
-        self.writes: set[str] = set()
+        self.updates: dict[str, str] = {}
+        self.hints: dict[str, int] = {}
         self.changed: set[fx.Node] = set()
         self.found: list[Node] = []
         self.fresh = fresh_names(set(tensors.values()))
@@ -48,10 +49,11 @@ class Reader:
 
     def nodes(self) -> tuple[Node, ...]:
         """All neutral nodes, in order."""
-        kinds = {spec.arg.name: spec for spec in self.signature.input_specs}
+        specs = iter(self.signature.input_specs)
         for node in self.graph.nodes:
             if node.op == "placeholder":
-                self._placeholder(node, kinds[node.name].kind, kinds[node.name].arg)
+                spec = next(specs)
+                self._placeholder(node, spec.kind, spec.arg)
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
@@ -63,16 +65,20 @@ class Reader:
     # -- inputs and outputs --------------------------------------------------------------------------------------
 
     def _placeholder(self, node: fx.Node, kind: InputKind, argument: Any) -> None:
-        if node.name in self.tensors:
-            self.names[node] = self.tensors[node.name]
+        if argument.name in self.tensors:
+            self.names[node] = self.tensors[argument.name]
         elif isinstance(argument, ConstantArgument):
             return
         elif kind == InputKind.USER_INPUT and isinstance(node.meta.get("val"), (torch.Tensor, torch.SymInt)):
-            self.names[node] = self.fresh.send(node.name)
+            self.names[node] = self.fresh.send(argument.name)
             self.inputs.append(self.names[node])
         else:
-            raise self.refusal(node, f"the input {node.name!r} is neither a tensor nor a number")
-        self._describe(self.names[node], node.meta.get("val"))
+            raise self.refusal(node, f"the input {argument.name!r} is neither a tensor nor a number")
+        value = node.meta.get("val")
+        self._describe(self.names[node], value)
+        for size in _dims(value):
+            if not isinstance(size, int) and isinstance(size.node.hint, int):
+                self.hints[str(size)] = size.node.hint
         self.memory.seen(node)
 
     def _outputs(self, node: fx.Node) -> None:
@@ -82,11 +88,11 @@ class Reader:
             if spec.kind != OutputKind.USER_OUTPUT:
                 continue
             known = self._name(value)
-            self.results.append(known if known is not None else ConstantArgument("", value))  # type: ignore[arg-type]
+            self.results.append(known if known is not None else ConstantArgument("", value))
 
     def _describe(self, name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            shape = tuple(int(s) if isinstance(s, int) else str(s) for s in value.shape)
+            shape = tuple(size if isinstance(size, int) else str(size) for size in _dims(value))
             self.values[name] = Value(name, numpy_dtype(value.dtype), shape)
         elif value is not None:
             kind = np.float64 if isinstance(value, (float, torch.SymFloat)) else np.int64
@@ -117,21 +123,22 @@ class Reader:
     def _written(self, node: fx.Node, op: str) -> None:
         target = written(node)
         if target is not None:
-            self.writes.add(node.name)
-            self._note(target)
+            self._note(target, node.name)
             self.memory.write(node, target)
         for position in KEEPS_STATE.get(op.partition(".")[0], ()):
             state = node.args[position] if position < len(node.args) else None
             if isinstance(state, fx.Node):
                 self._note(state)
 
-    def _note(self, target: fx.Node) -> None:
+    def _note(self, target: fx.Node, update: str = "") -> None:
         """Note that a placeholder's memory is written to, also through a view of it."""
         while target.op != "placeholder" and target.args and isinstance(target.args[0], fx.Node):
             if not self.memory.shares(target, target.args[0]):
                 return
             target = target.args[0]
         self.changed.add(target)
+        if update and target in self.names:
+            self.updates[update] = self.names[target]
 
     def _op(self, node: fx.Node) -> tuple[str, str]:
         target: Any = node.target
@@ -191,6 +198,12 @@ class Reader:
             f"{node.name!r} ({node.target}{where}) can't be split: {reason}",
             hint="write this step with plain tensor ops, or split the modules around it",
         )
+
+
+def _dims(value: Any) -> list[Any]:
+    """The sizes of a tensor's axes; one that torch.export has fixed after all is a number."""
+    shape = value.shape if isinstance(value, torch.Tensor) else ()
+    return [int(str(size)) if str(size).isdigit() else size for size in shape]
 
 
 class _Extra:

@@ -14,7 +14,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from graphsplit.errors import FormatError, UnsupportedError
 from graphsplit.formats.torch_fx import Reader
 from graphsplit.formats.torch_source import source_line
-from graphsplit.formats.torch_tensors import TorchTensor
+from graphsplit.formats.torch_tensors import TorchTensor, is_real
 from graphsplit.graph import Graph, Tensor
 
 Shapes = Mapping[str, Any] | Sequence[Any] | None
@@ -28,7 +28,7 @@ class TorchProgram:
     no gradient, `state` the buffers that running the module may change, and `temporary` those that a state dict leaves out.
     `aliases` gives, for each further name of a tied tensor, the name that the graph knows it by. `effects` are the indices of
     nodes that only update a buffer. `sources` holds the user's line for each node's name. `results` says for each flat output
-    which value it is, or which constant.
+    which value it is, or which constant. `sizes` are those of the dynamic axes in the example that was exported.
     """
 
     graph: Graph
@@ -43,6 +43,7 @@ class TorchProgram:
     effects: tuple[int, ...]
     sources: Mapping[str, str]
     results: tuple[str | ConstantArgument, ...]
+    sizes: Mapping[str, int]
 
 
 def read(
@@ -70,7 +71,6 @@ def read(
         tensors=tensors,
         values=reader.values,
     )
-    alive = graph.alive
     changed = {reader.names[hole] for hole in reader.changed} & tensors.keys()
     return TorchProgram(
         graph,
@@ -82,10 +82,33 @@ def read(
         frozenset(changed & set(names.buffers)),
         names.temporary,
         names.aliases,
-        tuple(i for i, node in enumerate(nodes) if i not in alive and node.name in reader.writes),
+        _effects(graph, reader),
         reader.sources,
         tuple(reader.results),
+        reader.hints,
     )
+
+
+def _effects(graph: Graph, reader: Reader) -> tuple[int, ...]:
+    """The nodes that only update a buffer, with what they need: no part could make up an update from its own activations."""
+    needed: set[str] = set()
+    found: list[int] = []
+    for i in sorted(set(range(len(graph.nodes))) - graph.alive, reverse=True):
+        node = graph.nodes[i]
+        if reader.updates.get(node.name) in graph.tensors or needed & set(node.outputs):
+            found.append(i)
+            needed.update(name for name in node.inputs if name)
+    own = {name for i in found for name in graph.nodes[i].outputs}
+    kept = {reader.updates.get(graph.nodes[i].name) for i in found}
+    strange = [n for n in sorted(needed - own - kept) if n not in graph.tensors or is_real(graph.tensors[n].dtype)]
+    if strange:
+        node = next(graph.nodes[i] for i in found if strange[0] in graph.nodes[i].inputs)
+        source = f", called at {reader.sources[node.name]}" if reader.sources.get(node.name) else ""
+        raise UnsupportedError(
+            f"{node.title}{source} updates a buffer with {strange[0]!r}: such an update can't be divided",
+            hint="split the module in evaluation mode, or update the buffer outside forward",
+        )
+    return tuple(sorted(found))
 
 
 def export(
@@ -103,7 +126,7 @@ def export(
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedError(
             f"torch.export can't follow {type(module).__name__}{source_line(error)}: {reason}",
-            hint="its forward must not depend on the values of tensors; `torch.export.export(module, args)` shows the whole error",
+            hint="its forward must not depend on the values of tensors; torch.export.export(module, args) shows the whole error",
         ) from error
 
 

@@ -110,8 +110,12 @@ def encode(
     for argument in signature(domain, op):
         if positional and not argument.keyword:
             value = positional.pop(0)
+        elif argument.name in kwargs:
+            value = kwargs[argument.name]
+        elif argument.kind in ("tensor", "tensors"):
+            value = None
         else:
-            value = kwargs.get(argument.name, argument.default)
+            continue
         if argument.kind == "tensors" and value is not None:
             inputs.extend(_tensor(domain, op, item, name) for item in value)
             continue
@@ -178,6 +182,13 @@ def _plain(value: Any, name: Callable[[Any], str | None], sizes: dict[str, None]
     return known
 
 
+def defaults(domain: str, op: str) -> dict[str, Any]:
+    """The arguments that an op may leave out, with their defaults."""
+    if domain in (SYM, OWN):
+        return {}
+    return {a.name: a.default for a in signature(domain, op) if a.default is not None}
+
+
 # -- and back ---------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +225,7 @@ def arguments(node: Node, operands: Sequence[Any]) -> tuple[list[Any], dict[str,
     behind = sum(a.kind == "tensor" for a in found)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
+    given = 0
     for argument in found:
         value: Any = None
         if argument.kind == "tensor":
@@ -224,17 +236,16 @@ def arguments(node: Node, operands: Sequence[Any]) -> tuple[list[Any], dict[str,
             value, tensors = tensors[:count], tensors[count:]
         if argument.name in node.attributes:
             value = restored(node.attributes[argument.name], known, argument.kind == "text")
-        elif argument.kind not in ("tensor", "tensors") and not argument.required:
+        elif argument.keyword and value is None:
+            continue
+        elif argument.kind not in ("tensor", "tensors"):
             value = argument.default
+        given = max(given, len(args) + 1) if value is not None or argument.required else given
         if not argument.keyword:
             args.append(value)
-        elif not _left_out(value, argument):
+        else:
             kwargs[argument.name] = value
-    return args, kwargs
-
-
-def _left_out(value: Any, argument: Argument) -> bool:
-    return value is None and argument.default is None
+    return args[:given], kwargs
 
 
 def restored(value: Any, known: Mapping[str, Any], text: bool = False) -> Any:

@@ -42,6 +42,11 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[np.generic]:
     return NUMPY[dtype]
 
 
+def is_real(dtype: np.dtype[np.generic]) -> bool:
+    """Whether a type holds real or complex numbers, of any width."""
+    return dtype.kind in "fcV" or dtype.name.startswith(("bfloat", "float8"))
+
+
 def to_numpy(tensor: torch.Tensor) -> Array:
     """The elements of a tensor on the CPU, as a view where that is possible."""
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()

@@ -114,7 +114,8 @@ class Arguments:
         node = self._shaped(node, rule)
         node = self._pieces(node, rule)
         if self.read(node, rule, "starts") is not None:
-            return self._sliced(node, rule, origin)
+            data = [p for p, name in enumerate(node.inputs) if name and operand_tag(rule, p) is None]
+            return self._sliced(node, rule, origin) if len(data) == 1 else self._placed(node, rule)
         return self._indexed(node, rule)
 
     def _shaped(self, node: Node, rule: Rule) -> Node:
@@ -194,6 +195,22 @@ class Arguments:
         for tag, value, given in (("starts", starts, before[0]), ("ends", ends, before[1])):
             if not np.array_equal(value, given):
                 node = self.write(node, rule, tag, value)
+        return node
+
+    def _placed(self, node: Node, rule: Rule) -> Node:
+        """The bounds between which a second operand is put into the first."""
+        starts, ends, axes, steps = (np.array(b, np.int64) for b in self._bounds(node, rule))
+        whole = self.part.flowed.facts[node.outputs[0]].shape or ()
+        for k, axis in enumerate(axes):
+            chosen = self.part.selected(node.outputs[0]).axes[axis]
+            if chosen is None:
+                continue
+            first, last, step = slice_of(int(starts[k]), int(ends[k]), int(steps[k])).indices(whole[axis])
+            if step != 1:
+                raise UnsupportedError(f"{node.title}: it writes to every {step}. vertex of a divided layer")
+            bounds = np.searchsorted(chosen, [first, last])
+            node = self.write(node, rule, "starts", bounds[:1])
+            node = self.write(node, rule, "ends", bounds[1:])
         return node
 
     def _wanted_positions(self, node: Node, axis: int, bounds: slice) -> Ids | None:

@@ -39,10 +39,9 @@ aten::baddbmm              b m o, b m i, b i o -> b m o | mix i
 aten::baddbmm              ..., b m i, b i o -> b m o | mix i
 aten::einsum               _+ -> _ | equation
 aten::scaled_dot_product_attention  ... q d, ... s d, ... s e, ... q s -> ... q e | whole s d
-aten::scaled_dot_product_attention[enable_gqa=1]  | refuse key and value heads are fewer than query heads in one op; repeat them before it
-aten::multi_head_attention_forward  | refuse its projections lie inside it; write the attention out, or use nn.MultiheadAttention in training mode
-aten::_native_multi_head_attention  | refuse its projections lie inside it; export the module in training mode, or turn torch.backends.mha off
-aten::_transformer_encoder_layer_fwd  | refuse the whole layer is one op; export the module in training mode, or turn torch.backends.mha off
+aten::scaled_dot_product_attention[enable_gqa=1]  | refuse it repeats key and value heads inside; repeat them before it
+aten::_native_multi_head_attention  | refuse its projections lie inside it; export it in training mode
+aten::_transformer_encoder_layer_fwd  | refuse the whole layer is one op; export it in training mode
 aten::cdist                ... m d, ... n d -> ... m n | whole d
 aten::cosine_similarity    | refuse it takes statistics along an axis that its result lacks; write it with mul and sum
 
@@ -58,12 +57,10 @@ aten::instance_norm[use_input_stats=0]  n c *s, c, c, c, c -> n c *s
 aten::layer_norm           *a *c, *c, *c -> *a *c | stat c | set normalized_shape=c
 aten::native_layer_norm    *a *c, *c, *c -> *a *c, *a *u, *a *u | stat c | set normalized_shape=c
 aten::rms_norm             *a *c, *c -> *a *c | stat c | set normalized_shape=c
-aten::local_response_norm  n c *s -> n c *s | stat c
 aten::softmax              *a c *b -> *a c *b | stat c | at c=dim:-1
 aten::_softmax             *a c *b -> *a c *b | stat c | at c=dim:-1
 aten::log_softmax          *a c *b -> *a c *b | stat c | at c=dim:-1
 aten::_log_softmax         *a c *b -> *a c *b | stat c | at c=dim:-1
-aten::softmin              *a c *b -> *a c *b | stat c | at c=dim:-1
 aten::cumsum               *a c *b -> *a c *b | stat c | at c=dim:0
 aten::cumprod              *a c *b -> *a c *b | stat c | at c=dim:0
 aten::logcumsumexp         *a c *b -> *a c *b | stat c | at c=dim:0

@@ -477,7 +477,7 @@ def _merged_as_claimed(
     found: Found,
 ) -> None:
     """Merged elements: the owner's, Eq. 1, a copy for each part, zero."""
-    kinds, owners = claims
+    kinds, _ = claims
     name = entry.name
     copies = [merged.get(name + part.suffix) for part in case.parts]
     if entry.counts.duplicated and name not in merged:
@@ -561,9 +561,9 @@ def untrained_merge(case: Case) -> Found:
         found.check(merged[name][back].tobytes() == source[back].tobytes(), f"{name}: an element didn't come back")
         found.check(not merged[name][kinds == "cut"].any(), f"{name}: a cut element isn't zero")
         alone = (kinds == "output") & (owners >= 0)
+        total = len(case.parts) if entry.scale == "activation" else 1  # behind the op, 1/K comes later
         for which, weight in ((alone, 1 / len(case.parts)), (shared, 1.0)):
-            weight *= len(case.parts) if entry.scale == "activation" else 1
-            expected = (source[which].astype(np.float64) * weight).astype(source.dtype)
+            expected = (source[which].astype(np.float64) * (weight * total)).astype(source.dtype)
             found.check(merged[name][which].tobytes() == expected.tobytes(), f"{name}: an output element isn't Eq. 1's")
     return found
 

@@ -22,7 +22,7 @@ def assert_covered(case: Case) -> None:
     assert found.looked_at > len(case.split.manifest.parameters)
 
 
-@pytest.mark.parametrize(("name", "k"), list(splits(lambda index, k: k == (2, 3, 4, "uneven")[index % 4])))
+@pytest.mark.parametrize(("name", "k"), splits(lambda index, k: k == (2, 3, 4, "uneven")[index % 4]))
 def test_every_element_is_what_the_manifest_says(made: Made, name: str, k: Split) -> None:
     assert_covered(made(name, k))
 

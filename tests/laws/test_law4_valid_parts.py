@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.laws.cases import ALL, Made, Split, make_seed, splits
+from tests.laws.cases import ALL, SEEDS_REFUSED, Made, Split, make_seed, splits
 from tests.laws.check import Case, trained, valid_parts
 
 
@@ -19,12 +19,12 @@ def assert_valid(case: Case) -> None:
     onnx.checker.check_model(onnx.load(case.merged), full_check=True)
 
 
-@pytest.mark.parametrize(("name", "k"), list(splits()))
+@pytest.mark.parametrize(("name", "k"), splits())
 def test_parts_are_networks(made: Made, name: str, k: Split) -> None:
     assert_valid(made(name, k))
 
 
-@pytest.mark.parametrize("seed", range(3, 60, 4))
+@pytest.mark.parametrize("seed", [seed for seed in range(0, 60, 5) if seed not in SEEDS_REFUSED])
 def test_generated(tmp_path: Path, seed: int) -> None:
     assert_valid(make_seed(seed, tmp_path))
 

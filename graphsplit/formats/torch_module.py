@@ -1,0 +1,226 @@
+"""Writing torch modules: a neutral graph as an `nn.Module` that trains like the one that the graph came from.
+
+Its parameters and buffers have their qualified names, in nested modules; its `forward` takes and gives what the source's
+does; `train()` and `eval()` choose between generated functions where the source's forward depends on its mode.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphsplit.formats.torch_code import Function, function, own_of
+from graphsplit.formats.torch_modes import Mode, Modes
+from graphsplit.formats.torch_tensors import TorchTensor, to_torch
+from graphsplit.graph import Graph, Tensor
+
+
+@dataclass(frozen=True)
+class Holders:
+    """What a module holds: tensors by qualified name, in the order of its state dict, and what kind each is.
+
+    `names` gives for every name, aliases too, the name that the graph knows the tensor by.
+    """
+
+    names: Mapping[str, str]
+    parameters: frozenset[str]
+    frozen: frozenset[str]
+    temporary: frozenset[str]
+    devices: Mapping[str, torch.device] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """How a written module is called in one mode."""
+
+    mode: Mode
+    function: Function
+    signature: inspect.Signature | None
+    plain: int
+    """The number of arguments where they're all tensors, given by position: then nothing has to be flattened. Else -1."""
+    single: bool
+    """Whether the result is one tensor."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Call:
+        return self
+
+    def flat(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The tensors among the arguments. Raises TypeError for arguments of another form than the exported ones."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.mode.in_spec:
+            args, kwargs = self._arranged(args, kwargs)
+            leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.mode.in_spec:
+            raise TypeError(
+                f"the network was split for arguments of the form {self.mode.in_spec}, and these are {spec}"
+            )
+        for position, value in self.mode.constants.items():
+            given = leaves[position]
+            if type(given) is not type(value) or given != value:
+                raise TypeError(
+                    f"the network was split with {value!r} as argument {position}, which is fixed: not {given!r}"
+                )
+        return [leaves[position] for position in self.mode.positions]
+
+    def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same arguments by position and by name as the source was exported with them."""
+        if self.signature is None:
+            return args, kwargs
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        positional, named = self.mode.in_spec.children()
+        given = list(bound.arguments)[: positional.num_children]
+        return (
+            tuple(bound.arguments[name] for name in given),
+            {name: bound.arguments[name] for name in named.context if name in bound.arguments},
+        )
+
+
+class Layer(nn.Module):
+    """A place in the tree of modules: it holds tensors, and runs nothing of its own."""
+
+
+class SplitModule(nn.Module):
+    """A sub-model or a merged network.
+
+    `names` gives for each name in its state dict the graph's name of the tensor, `source` what it can be split again by.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: dict[bool, Call] = {}
+        self.names: Mapping[str, str] = {}
+        self.source: object = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the source's forward does."""
+        call = self._calls[self.training]
+        flat = args if len(args) == call.plain and not kwargs else call.flat(args, kwargs)
+        result = call.function(self, *flat)
+        if call.single:
+            return result
+        return pytree.tree_unflatten(result if isinstance(result, tuple) else (result,), call.mode.out_spec)
+
+
+def write(modes: Modes, graph: Graph, holders: Holders, signature: inspect.Signature | None = None) -> SplitModule:
+    """A module for a joint graph, narrowed or merged, with fresh parameters that copy its tensors."""
+    module = SplitModule()
+    module.names = dict(holders.names)
+    places = _held(module, graph, holders)
+    held = {name: place for name, place in places.items() if name in holders.parameters and isinstance(place, str)}
+    own = own_of({name: module.get_parameter(place) for name, place in held.items()})
+    for mode in modes.modes:
+        code = function(module, graph, mode, places, own)
+        call = Call(mode, code, signature, _plain(mode), mode.out_spec.is_leaf())
+        for training in (mode.training,) if len(modes.modes) > 1 else (False, True):
+            module._calls[training] = call
+    return module
+
+
+def _plain(mode: Mode) -> int:
+    positional, named = mode.in_spec.children()
+    leaves = all(child.is_leaf() for child in positional.children())
+    return positional.num_children if leaves and not named.num_children and not mode.constants else -1
+
+
+def _held(module: nn.Module, graph: Graph, holders: Holders) -> dict[str, str | float]:
+    """Put the tensors into a module, and tell where each is."""
+    places: dict[str, str | float] = {}
+    made: dict[str, torch.Tensor] = {}
+    for name, known in holders.names.items():
+        tensor = graph.tensors[known]
+        if known not in made:
+            data = copied(tensor, holders.devices.get(known))
+            grad = known in holders.parameters
+            made[known] = nn.Parameter(data, requires_grad=known not in holders.frozen) if grad else data
+        places.setdefault(known, name)
+        _register(module, name, made[known], persistent=known not in holders.temporary)
+    device = next(iter(holders.devices.values()), None)
+    taken = {name for name, _ in (*module.named_children(), *module.named_parameters(), *module.named_buffers())}
+    for name, tensor in graph.tensors.items():
+        if name in places:
+            continue
+        if not tensor.shape and tensor.dtype.kind in "fV" and not isinstance(tensor, TorchTensor):
+            places[name] = float(tensor.numpy().astype(float))
+            continue
+        places[name] = place = f"constant_{len(places)}"
+        while place in taken:
+            places[name] = place = f"{place}_"
+        module.register_buffer(place, copied(tensor, device), persistent=False)
+    return places
+
+
+def copied(tensor: Tensor, device: torch.device | None) -> torch.Tensor:
+    """A fresh torch tensor of a graph's tensor."""
+    if isinstance(tensor, TorchTensor):
+        return tensor.tensor.detach().clone()
+    return to_torch(tensor.numpy()).to(device or "cpu")
+
+
+def _register(module: nn.Module, name: str, tensor: torch.Tensor, *, persistent: bool) -> None:
+    path, _, last = name.rpartition(".")
+    owner = module
+    for step in path.split(".") if path else ():
+        if step not in owner._modules:
+            owner.add_module(step, Layer())
+        owner = owner.get_submodule(step)
+    if isinstance(tensor, nn.Parameter):
+        owner.register_parameter(last, tensor)
+    else:
+        owner.register_buffer(last, tensor, persistent=persistent)
+
+
+def holders_of(model: nn.Module, modes: Modes) -> Holders:
+    """What a source module holds, in the order of its state dict, for the names of its program."""
+    program = modes.program
+    names: dict[str, str] = {}
+    by_identity: dict[int, str] = {}
+    devices: dict[str, torch.device] = {}
+    temporary = set(program.temporary)
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for last, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            name = prefix + last
+            known = program.aliases.get(name, name)
+            known = known if known in program.graph.tensors else by_identity.get(id(tensor), known)
+            by_identity.setdefault(id(tensor), known)
+            if known in program.graph.tensors:
+                names[name] = known
+                devices[known] = tensor.device
+            if last in module._non_persistent_buffers_set:
+                temporary.add(known)
+    return Holders(names, frozenset(program.parameters), program.frozen, frozenset(temporary), devices)
+
+
+def with_copies(holders: Holders, graph: Graph, copies: Mapping[str, str]) -> Holders:
+    """What a merged module holds: `copies` gives for each copy's name the tensor that it is a copy of."""
+    of: dict[str, list[str]] = {}
+    for copy, name in sorted(copies.items()):
+        of.setdefault(name, []).append(copy)
+    names: dict[str, str] = {}
+    for name, known in holders.names.items():
+        if known in graph.tensors:
+            names[name] = known
+        for copy in of.get(known, ()):
+            suffix = copy.removeprefix(known)
+            # where the whole is there as well, its name is taken
+            names[name + (suffix.replace(".", "_", 1) if known in graph.tensors else suffix)] = copy
+
+    def spread(chosen: Iterable[str]) -> frozenset[str]:
+        return frozenset(item for name in chosen for item in (name, *of.get(name, ())))
+
+    devices = {item: device for name, device in holders.devices.items() for item in (name, *of.get(name, ()))}
+    return Holders(names, spread(holders.parameters), spread(holders.frozen), spread(holders.temporary), devices)
+
+
+def code(module: SplitModule, *, training: bool) -> Sequence[str]:
+    """The lines of a module's generated code in one mode."""
+    return inspect.getsource(module._calls[training].function).splitlines()

@@ -1,0 +1,332 @@
+"""Torch modules, split, trained and merged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from graphsplit.errors import GraphsplitError, MergeError  # noqa: E402
+from graphsplit.modules import ModuleSplit, split_module  # noqa: E402
+from tests.torch_nets import Forked, Grouped, LeNet, Residual, Transformer, vision  # noqa: E402
+
+Make = Callable[[], nn.Module]
+
+
+def images(channels: int = 3, size: int = 16, batch: int = 3) -> tuple[Any, ...]:
+    return (torch.randn(batch, channels, size, size),)
+
+
+def words(count: int = 40) -> tuple[Any, ...]:
+    return (torch.randint(0, count, (2, 7)),)
+
+
+def zoo(name: str, **options: Any) -> Make:
+    return lambda: getattr(vision().models, name)(num_classes=10, **options)  # type: ignore[attr-defined]
+
+
+CASES: dict[str, tuple[Make, Callable[[], tuple[Any, ...]]]] = {
+    "lenet": (LeNet, lambda: images(1, 28)),
+    "residual": (Residual, images),
+    "transformer": (Transformer, words),
+    "decomposed attention": (lambda: Transformer(fused=False), words),
+    "tied": (lambda: Transformer(tied=True), words),
+    "grouped": (Grouped, images),
+    "resnet18": (zoo("resnet18"), lambda: images(size=32)),
+    "densenet": (
+        lambda: vision().models.DenseNet(8, (2, 2), 16, num_classes=10),  # type: ignore[attr-defined]
+        lambda: images(size=32),
+    ),
+    "mobilenet_v3": (zoo("mobilenet_v3_small"), lambda: images(size=32)),
+    "shufflenet_v2": (zoo("shufflenet_v2_x0_5"), lambda: images(size=32)),
+}
+
+
+def perturb(split: ModuleSplit, seed: int = 0) -> None:
+    """Change every parameter and every running statistic of every sub-model."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in split.submodels:
+            for parameter in module.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.add_(noise * 0.1 * parameter.abs().mean().clamp(min=0.1))
+            for name, buffer in module.named_buffers():
+                if "running" in name:
+                    buffer.mul_(0.5 + torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
+
+
+def difference(split: ModuleSplit, merged: nn.Module, args: tuple[Any, ...]) -> float:
+    """How far the merged network is from the mean of the sub-models, relative to the mean."""
+    with torch.no_grad():
+        mean = sum(module.eval()(*args) for module in split.submodels) / split.parts
+        return float((merged.eval()(*args) - mean).abs().max() / mean.abs().max())
+
+
+def made(name: str, k: int, **options: Any) -> tuple[ModuleSplit, tuple[Any, ...]]:
+    torch.manual_seed(0)
+    module, inputs = CASES[name]
+    args = tuple(x.double() if x.is_floating_point() else x for x in inputs())
+    return split_module(module().double(), args, k=k, **options), args
+
+
+# -- the laws ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_the_merged_network_is_the_mean_of_perturbed_sub_models(name: str, k: int) -> None:
+    split, args = made(name, k)
+    perturb(split)
+    merged = split.merge()
+    assert difference(split, merged, args) < 1e-10
+    full = sum(p.numel() for p in split.model.parameters())
+    for module in split.submodels:  # narrow, or the law says nothing
+        assert sum(p.numel() for p in module.parameters()) < full / k + 0.1 * full
+    with torch.no_grad():  # a negative control: another network isn't the mean
+        next(p for n, p in merged.named_parameters() if n.endswith("weight")).mul_(1.5)
+    assert difference(split, merged, args) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual", "transformer", "tied", "grouped"])
+def test_one_part_is_the_network_itself(name: str) -> None:
+    split, args = made(name, 1)
+    for found in (split.submodels[0], split.merge()):
+        assert list(found.state_dict()) == list(split.model.state_dict())
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(found.state_dict().values(), split.model.state_dict().values(), strict=True)
+        )
+        with torch.no_grad():
+            assert torch.equal(found.eval()(*args), split.model.eval()(*args))
+
+
+@pytest.mark.parametrize("strategy", ["interleaved", "random"])
+def test_other_strategies_merge_exactly(strategy: str) -> None:
+    split, args = made("residual", 2, strategy=strategy)
+    perturb(split)
+    assert difference(split, split.merge(), args) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["residual", "transformer", "tied"])
+def test_a_sub_model_is_split_again(name: str) -> None:
+    outer, args = made(name, 2)
+    perturb(outer, 5)
+    inner = split_module(outer.submodels[0], k=2)
+    perturb(inner, 6)
+    with torch.no_grad():
+        first = sum(module.eval()(*args) for module in inner.submodels) / 2
+        mean = (first + outer.submodels[1].eval()(*args)) / 2
+        merged = outer.merge([inner, outer.submodels[1]]).eval()
+        assert float((merged(*args) - mean).abs().max() / mean.abs().max()) < 1e-10
+
+
+def test_the_source_is_left_as_it_was() -> None:
+    model = Residual().train()
+    model.bn1.eval()
+    before = copy.deepcopy(model.state_dict())
+    split = split_module(model, images(), k=2)
+    perturb(split)
+    assert model.training
+    assert not model.bn1.training
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert split.submodels[0].training
+
+
+# -- state dicts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_names_are_the_sources(name: str) -> None:
+    split, _ = made(name, 2)
+    wanted = split.model.state_dict()
+    for module in split.submodels:
+        found = module.state_dict()
+        assert list(found) == list(wanted)
+        assert all(found[n].dtype == wanted[n].dtype and found[n].ndim == wanted[n].ndim for n in wanted)
+        assert any(found[n].numel() < wanted[n].numel() for n in wanted)
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual", "resnet18", "densenet"])
+def test_merged_weights_go_into_the_users_module(name: str) -> None:
+    split, args = made(name, 2)
+    perturb(split)
+    assert split.repeats == 0
+    split.model.load_state_dict(split.merge_state_dict())
+    assert difference(split, split.model, args) < 1e-10
+    assert split.difference(*args) < 1e-10
+
+
+def test_original_layers_say_how_far_they_are() -> None:
+    split, args = made("transformer", 2)
+    perturb(split)
+    assert split.repeats > 0
+    split.model.load_state_dict(split.merge_state_dict())
+    with torch.no_grad():
+        found = float((split.model.eval()(*args) - split.merge().eval()(*args)).abs().max())
+    assert found > 1e-6
+    assert split.difference(*args) == pytest.approx(found)
+
+
+def test_a_scale_that_the_original_layers_cannot_hold_is_refused() -> None:
+    split, _ = made("tied", 2)
+    with pytest.raises(MergeError, match="scaled by 1/2"):
+        split.merge_state_dict()
+
+
+def test_a_tied_parameter_is_one() -> None:
+    split, _ = made("tied", 2)
+    for module in (*split.submodels, split.merge()):
+        assert module.get_parameter("head.weight") is module.get_parameter("embed.weight")
+    equal = Transformer()
+    with torch.no_grad():
+        equal.head.weight.copy_(equal.embed.weight)  # equal values are no tie
+    found = split_module(equal, words(), k=2).submodels[0]
+    assert found.get_parameter("head.weight") is not found.get_parameter("embed.weight")
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = LeNet()
+    model.conv1.requires_grad_(False)
+    split = split_module(model, images(1, 28), k=2)
+    for module in (*split.submodels, split.merge()):
+        assert [n for n, p in module.named_parameters() if not p.requires_grad] == ["conv1.weight", "conv1.bias"]
+
+
+def test_buffers_that_a_state_dict_leaves_out_stay_out() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model.register_buffer("note", torch.ones(3), persistent=False)
+    model.register_buffer("kept", torch.ones(3))
+    split = split_module(model, (torch.randn(2, 4),), k=2)
+    assert list(split.submodels[0].state_dict()) == list(model.state_dict())
+    assert list(split.merge_state_dict()) == list(model.state_dict())
+
+
+def test_counters_merge_by_their_maximum() -> None:
+    split = split_module(Residual(), images(), k=2)
+    for steps, module in enumerate(split.submodels, start=1):
+        for _ in range(steps):
+            module.train()(*images())
+    assert [int(m.state_dict()["bn1.num_batches_tracked"]) for m in split.submodels] == [1, 2]
+    assert int(split.merge_state_dict()["bn1.num_batches_tracked"]) == 2
+    merged = split.merge().train()
+    merged(*images())
+    assert int(merged.state_dict()["bn1.num_batches_tracked"]) == 3
+
+
+# -- as if written by hand --------------------------------------------------------------------------------------
+
+
+def hand_written(name: str, split: ModuleSplit, part: int) -> nn.Module:
+    state = split.submodels[part].state_dict()
+    if name == "lenet":
+        found: nn.Module = LeNet(len(state["conv1.bias"]), len(state["conv2.bias"]), len(state["fc1.bias"]))
+    else:
+        found = Residual(len(state["bn0.bias"]), len(state["bn1.bias"]))
+    found = found.to(next(iter(state.values())).dtype)
+    found.load_state_dict(state)
+    return found
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["lenet", "residual"])
+def test_a_sub_model_is_the_narrower_network(name: str, training: bool) -> None:
+    split, args = made(name, 3)
+    perturb(split)
+    for part, module in enumerate(split.submodels):
+        other = hand_written(name, split, part).train(training)
+        module.train(training)
+        results = []
+        for one in (module, other):
+            torch.manual_seed(7)  # dropout
+            result = one(*args)
+            result.square().sum().backward()
+            results.append(result)
+        assert torch.equal(*results)
+        for (n, a), (_, b) in zip(module.named_parameters(), other.named_parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad), n
+        for n, b in other.named_buffers():
+            assert torch.equal(module.get_buffer(n), b), n
+
+
+def test_a_forward_that_branches_on_its_mode() -> None:
+    torch.manual_seed(0)
+    model, args = Forked().double(), (images()[0].double(),)
+    split = split_module(model, args, k=2)
+    perturb(split)
+    merged = split.merge()
+    with torch.no_grad():
+        means = {}
+        for training in (False, True):
+            results = []
+            for module in split.submodels:
+                torch.manual_seed(3)
+                results.append(module.train(training)(*args))
+            assert set(results[0]) == ({"out", "aux"} if training else {"out"})
+            means[training] = {key: sum(r[key] for r in results) / 2 for key in results[0]}
+            torch.manual_seed(3)
+            found = merged.train(training)(*args)
+            for key, mean in means[training].items():
+                assert float((found[key] - mean).abs().max()) < 1e-12, key
+
+
+def test_arguments_come_in_the_sources_form() -> None:
+    split = split_module(Forked(), images(), k=2)
+    module = split.submodels[0].eval()
+    (x,) = images()
+    with torch.no_grad():
+        assert torch.equal(module(x=x)["out"], module(x)["out"])
+        assert torch.equal(module(x, 1.0)["out"], module(x)["out"])
+    with pytest.raises(TypeError):
+        module(x, x, x)
+
+
+# -- training in between ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", ["residual", "transformer", "grouped"])
+def test_trained_sub_models_merge_exactly(name: str, optimizer: str) -> None:
+    split, args = made(name, 2)
+    for module in split.submodels:
+        steps = getattr(torch.optim, optimizer)(module.parameters(), lr=0.01)
+        for _ in range(3):
+            steps.zero_grad()
+            module.train()(*args).square().mean().backward()
+            steps.step()
+    merged = split.merge()
+    assert difference(split, merged, args) < 1e-10
+    steps = getattr(torch.optim, optimizer)(merged.parameters(), lr=0.01)
+    merged.train()(*args).square().mean().backward()
+    assert all(p.grad is not None for p in merged.parameters())
+    steps.step()
+
+
+def test_what_must_not_change_is_looked_at() -> None:
+    split = split_module(LeNet(), images(1, 28), k=2)
+    with torch.no_grad():
+        split.submodels[1].get_parameter("fc1.weight").fill_(float("nan"))
+    with pytest.raises(MergeError, match="not finite"):
+        split.merge()
+    split.merge(allow_nonfinite=True)
+    with pytest.raises(MergeError, match="2 parts"):
+        split.merge(split.submodels[:1])
+    with pytest.raises(MergeError, match="lacks the tensor"):
+        split.merge([{}, {}])
+
+
+def test_state_dicts_merge_as_well() -> None:
+    split, args = made("residual", 2)
+    perturb(split)
+    merged = split.merge([module.state_dict() for module in split.submodels])
+    assert difference(split, merged, args) < 1e-10
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(GraphsplitError, match="no torch module"):
+        split_module(3, (), k=2)  # type: ignore[arg-type]

@@ -1,0 +1,147 @@
+"""Torch modules through the same planner as ONNX files: law 1 on perturbed parts, sizes, dynamic axes, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from graphsplit.errors import FormatError, UnsupportedError  # noqa: E402
+from graphsplit.graph import Graph  # noqa: E402
+from graphsplit.narrow import narrow  # noqa: E402
+from graphsplit.network import make  # noqa: E402
+from graphsplit.torch_network import prepare_torch  # noqa: E402
+from tests import torch_law  # noqa: E402
+from tests.torch_networks import NETWORKS, Residual, example  # noqa: E402
+
+DRAWS = ("lenet", "encoder_layer")
+"""Networks with dropout: in training mode the merged network draws other numbers than the parts."""
+
+SHARES = {"shuffle": 0.52, "group_norm": 0.47, "computed": 0.41, "sound": 0.41, "windows": 0.4}
+"""Where a part of two has more than a third, because what is small or whole counts: at most this much."""
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_law_1(name: str, training: bool) -> None:
+    if training and name in DRAWS:
+        pytest.skip("draws")
+    module, inputs = example(name, training=training)
+    found = torch_law.law_1(prepare_torch(module, inputs), inputs, 2)
+    assert found.error < 1e-12
+    assert found.taps > 0
+    assert found.share < SHARES.get(name, 1 / 3)
+
+
+@pytest.mark.parametrize("strategy", ["interleaved", "random"])
+@pytest.mark.parametrize("name", ["residual", "grouped", "transformer", "windows", "unet", "shuffle"])
+def test_law_1_with_three_parts_in_any_order(name: str, strategy: str) -> None:
+    module, inputs = example(name, training=False)
+    try:
+        found = torch_law.law_1(prepare_torch(module, inputs), inputs, 3, strategy=strategy)
+    except UnsupportedError as refused:
+        pytest.skip(f"refused: {refused.message}")
+    assert found.error < 1e-12
+
+
+def test_law_1_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts whose columns are mixed up are found out."""
+    module, inputs = example("residual", training=False)
+    network = prepare_torch(module, inputs)
+
+    def swapped(network: Any, plan: Any, leaves: Any) -> Graph:
+        return merged(network, plan, leaves[::-1])
+
+    merged = torch_law.merged
+    monkeypatch.setattr(torch_law, "merged", swapped)
+    assert torch_law.law_1(network, inputs, 2).error < 1e-12  # the order of parts is no matter
+    monkeypatch.setattr(torch_law, "merged", lambda n, p, leaves: merged(n, p, [leaves[0], leaves[0]]))
+    assert torch_law.law_1(network, inputs, 2).error > 1e-3
+
+
+def test_one_part_is_the_network() -> None:
+    for name in NETWORKS:
+        module, inputs = example(name, training=True)
+        network = prepare_torch(module, inputs)
+        sub = narrow(make(network, 1), network.dialect, 0)
+        assert sub.graph.nodes == network.graph.nodes
+        assert all(sub.graph.tensors[n] is t for n, t in network.graph.tensors.items())
+
+
+@pytest.mark.parametrize("name", ["residual", "transformer", "encoder_layer", "windows", "unet", "shuffle"])
+def test_dynamic_axes_stay_dynamic_in_a_part(name: str) -> None:
+    module, inputs = example(name, training=False)
+    network = prepare_torch(module, inputs, dynamic_shapes=tuple({0: torch.export.Dim.AUTO} for _ in inputs))
+    assert torch_law.law_1(network, inputs, 2).error < 1e-12
+    sub = narrow(make(network, 2), network.dialect, 0).graph
+    more = {value.name: torch.cat([x, x.flip(0)]) for value, x in zip(sub.inputs, inputs, strict=True)}
+    outputs = torch_law.values_of(sub, more)
+    full = torch.utils._pytree.tree_leaves(module(*more.values()))
+    assert [outputs[v.name].shape for v in sub.outputs] == [t.shape for t in full]
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual", "grouped", "dense", "transformer", "unet"])
+def test_the_onnx_export_splits_alike(name: str, tmp_path: Any) -> None:
+    pytest.importorskip("onnxscript")
+    from graphsplit.network import prepare
+
+    module, inputs = example(name, training=False, double=False)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(module, inputs, path, dynamo=True, optimize=False, verbose=False)
+    ours, theirs = prepare_torch(module, inputs), prepare(path)
+    a, b = make(ours, 2), make(theirs, 2)
+    named = {n for n in ours.program.parameters if n in b.parameters}
+    assert len(named) > len(ours.program.parameters) // 2
+    for parameter in sorted(named):
+        one, other = a.parameters[parameter], b.parameters[parameter]
+        assert one.shape == other.shape
+        assert one.role == other.role
+        for k in range(2):
+            here, there = one.selection(a.partition.owner, k), other.selection(b.partition.owner, k)
+            for x, y in zip(here.axes, there.axes, strict=True):
+                assert (x is None and y is None) or np.array_equal(x, y), parameter
+
+
+def test_lenet_has_the_papers_size() -> None:
+    module, inputs = example("lenet", training=True)
+    network = prepare_torch(module, inputs)
+    for parts, size in ((1, 431_080), (2, 109_295), (5, 18_224), (10, 4_867)):
+        sub = narrow(make(network, parts), network.dialect, 0).graph
+        assert sum(int(np.prod(sub.tensors[n].shape)) for n in network.trained) == size
+
+
+def test_what_trains() -> None:
+    module, inputs = example("computed", training=True)
+    assert "scale" not in prepare_torch(module, inputs).trained  # nothing changes it
+    assert "scale" in prepare_torch(module, inputs, trainable=["scale"]).trained
+    assert "second.weight" in prepare_torch(module, inputs).trained  # frozen, and divided like the others
+    module, inputs = example("residual", training=False)
+    trained = prepare_torch(module, inputs).trained
+    assert "1.bn1.running_mean" in trained
+    assert "1.bn1.num_batches_tracked" not in trained
+    with pytest.raises(FormatError, match="'nothing' is no parameter or buffer"):
+        prepare_torch(module, inputs, constant=["nothing"])
+
+
+def test_a_tie_is_found_by_its_second_name() -> None:
+    module, inputs = example("transformer_tied", training=True)
+    assert "embedding.weight" not in prepare_torch(module, inputs, constant=["head.weight"]).trained
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Residual(8)
+
+    def forward(self, x: Any) -> Any:
+        return torch.linalg.qr(self.body(x))[0]
+
+
+def test_an_op_without_a_rule_is_refused_with_its_line() -> None:
+    with pytest.raises(UnsupportedError, match=r"linalg_qr.*no rule for this op.*test_torch_plan.py:\d+: return torch.linalg.qr"):
+        prepare_torch(Complex(), (torch.randn(2, 8, 6, 6),))
