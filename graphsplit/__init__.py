@@ -16,9 +16,10 @@ from graphsplit.errors import (
 )
 
 if TYPE_CHECKING:
-    from graphsplit.api import load, merge, plan
+    from graphsplit.api import load, merge, plan, split
     from graphsplit.merging import Merge
-    from graphsplit.splitting import Split, split
+    from graphsplit.modules import ModuleSplit
+    from graphsplit.splitting import Split
     from graphsplit.verification import Verification, verify
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ManifestError",
     "Merge",
     "MergeError",
+    "ModuleSplit",
     "PlanError",
     "RuleError",
     "Split",
@@ -42,13 +44,19 @@ __all__ = [
 _HOMES = {
     "load": "graphsplit.api",
     "plan": "graphsplit.api",
-    "split": "graphsplit.splitting",
+    "split": "graphsplit.api",
     "Split": "graphsplit.splitting",
+    "ModuleSplit": "graphsplit.modules",
     "merge": "graphsplit.api",
     "Merge": "graphsplit.merging",
     "verify": "graphsplit.verification",
     "Verification": "graphsplit.verification",
 }
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> object:

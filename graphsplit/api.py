@@ -1,20 +1,89 @@
-"""The public functions that aren't a room of their own: load, plan, and merge with its report."""
+"""The public functions that aren't a room of their own: load, plan, split of whatever kind, and merge with its report."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
 
-from graphsplit import merging
+from graphsplit import merging, splitting
 from graphsplit.formats.onnx_file import load
 from graphsplit.graph import Graph
 from graphsplit.labels.decide import Outputs
 from graphsplit.merging import Layers, Merge, Scale
 from graphsplit.network import make, prepare
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
+from graphsplit.splitting import Init, Progress, Split
 
-__all__ = ["load", "merge", "plan"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from graphsplit.modules import ModuleSplit
+
+__all__ = ["load", "merge", "plan", "split"]
+
+
+@overload
+def split(
+    model: Graph | str | os.PathLike[str],
+    k: int,
+    *,
+    out: str | os.PathLike[str],
+    strategy: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[float] | None = None,
+    keep: Iterable[str] = (),
+    trainable: Iterable[str] = (),
+    constant: Iterable[str] = (),
+    outputs: Outputs = "auto",
+    rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
+    init: Init = "keep",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Split: ...
+
+
+@overload
+def split(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    k: int,
+    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
+    strategy: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[float] | None = None,
+    keep: Iterable[str] = (),
+    trainable: Iterable[str] = (),
+    constant: Iterable[str] = (),
+    outputs: Outputs = "auto",
+    rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
+    init: Init = "keep",
+) -> ModuleSplit: ...
+
+
+def split(model: Any, *args: Any, **options: Any) -> Split | ModuleSplit:
+    """Cut a network by width into `k` standalone sub-models.
+
+    An ONNX file (or a loaded Graph): `split(model, k, *, out, …)` writes the sub-models with their manifest into the folder
+    `out`; nothing is written unless everything is. A torch module: `split(model, args, kwargs=None, *, k, …)` takes its inputs
+    as `torch.export` does and gives modules.
+
+    `init="rescale"` multiplies each hidden weight by the square root of how much its fan-in shrinks, so that signals keep
+    their size; "keep" leaves slices as they are.
+
+    Raises GraphsplitError for whatever can't be split exactly, with the reason.
+    """
+    if "torch" in sys.modules and isinstance(model, sys.modules["torch"].nn.Module):
+        from graphsplit.modules import split_module
+
+        return split_module(model, *args, **options)
+    return splitting.split(model, *args, **options)
 
 
 def plan(

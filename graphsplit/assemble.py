@@ -16,7 +16,7 @@ from graphsplit.graph import ArrayTensor, Graph, Node, Tensor
 from graphsplit.labels import OUTPUT, PRIVATE
 from graphsplit.labels.arrays import Ids
 from graphsplit.narrow import NarrowDialect
-from graphsplit.plan import Selected, Selection
+from graphsplit.selection import Selected, Selection
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ from graphsplit.labels import PRIVATE
 from graphsplit.manifest import Manifest, ParameterEntry, parameter_entries
 from graphsplit.narrow import SubModel, narrow
 from graphsplit.network import Network, make, prepare
-from graphsplit.plan import Plan, Selected, Selection
+from graphsplit.planning import Plan
 from graphsplit.recombine.compose import compose
 from graphsplit.recombine.match import match_parts
 from graphsplit.recombine.tensors import LazyMerged
 from graphsplit.recombine.tensors import Leaf as TensorLeaf
+from graphsplit.recombine.watched import reporting
+from graphsplit.selection import Selected, Selection
 
 Layers = Literal["duplicated", "original"]
 Scale = Literal["weights", "activation"]
@@ -174,39 +176,9 @@ def merge(
     leaves = read_leaves(opened, trained, allow_nonfinite=allow_nonfinite)
     graph, repeated = merged_graph(opened, leaves, layers=layers)
     if out is not None:
-        graph_with_progress = graph.replace(tensors=_reporting(graph.tensors, report))
+        graph_with_progress = graph.replace(tensors=reporting(graph.tensors, report))
         save(graph_with_progress, out, force=force)
     return Merge(graph, None if out is None else Path(out), opened, tuple(leaves), repeated, layers)
-
-
-def _reporting(tensors: Mapping[str, Tensor], report: Progress) -> dict[str, Tensor]:
-    done = [0]
-
-    def step() -> None:
-        done[0] += 1
-        report("merging", done[0], len(tensors))
-
-    return {name: _Watched(tensor, step) for name, tensor in tensors.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    """A tensor that tells when its elements are read."""
-
-    tensor: Tensor
-    step: Callable[[], None]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.tensor.dtype
-
-    def numpy(self) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-        self.step()
-        return self.tensor.numpy()
 
 
 # -- the tree ---------------------------------------------------------------------------------------------------
@@ -330,12 +302,13 @@ def merged_graph(opened: Opened, leaves: Sequence[LeafModel], *, layers: Layers 
     if layers == "original" and opened.plan.activation and opened.manifest.parts > 1:
         node = source.nodes[min(opened.plan.activation)]
         raise MergeError(
-            f"{node.title}: its result is scaled by 1/{opened.manifest.parts} behind it, and the original layers have no place for that",
+            f"{node.title}: what it computes is scaled by 1/{opened.manifest.parts}, and the original layers can't hold that",
             hint="merge with duplicated layers; with --output-scale weights where no weight of it serves another layer",
         )
     if layers == "original":
         tensors = {
-            n: merged_tensor_of(opened, n, leaves) if n in opened.network.trained else t for n, t in source.tensors.items()
+            n: merged_tensor_of(opened, n, leaves) if n in opened.network.trained else t
+            for n, t in source.tensors.items()
         }
         return source.replace(tensors=tensors), 0
     if layers != "duplicated":

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from graphsplit.errors import FormatError, PlanError
+from graphsplit.errors import FormatError, PlanError, UnsupportedError
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
@@ -20,7 +20,7 @@ from graphsplit.labels.quantised import refuse_quantised
 from graphsplit.labels.trainable import Lookup
 from graphsplit.narrow import NarrowDialect
 from graphsplit.partition import partition
-from graphsplit.plan import Plan, make_plan
+from graphsplit.planning import Plan, make_plan
 from graphsplit.rules import registry
 
 MAX_PARTS = 4096
@@ -48,6 +48,10 @@ class Network:
     sizes: Mapping[str, int]
     facts: Facts
     others: Facts
+
+    def located(self, error: UnsupportedError) -> UnsupportedError:
+        """A refusal as the user should read it: a network that came from source code adds its line."""
+        return error
 
 
 def prepare(
@@ -133,15 +137,15 @@ def make(
             f"{network.graph.name or 'the network'} holds no tensor that trains: there is nothing to divide",
             hint="name the tensors that train with --trainable",
         )
-    flowed = flow(
-        network.graph,
-        network.dialect,
-        network.facts,
-        network.trained,
-        k,
-        keep=keep,
-        outputs=outputs,
-        others=network.others,
-    )
-    divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
-    return make_plan(flowed, divided, output_scale=output_scale)
+    facts = network.facts
+    try:
+        flowed = flow(
+            network.graph, network.dialect, facts, network.trained, k, keep=keep, outputs=outputs, others=network.others
+        )
+        divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
+        return make_plan(flowed, divided, output_scale=output_scale)
+    except UnsupportedError as error:
+        located = network.located(error)
+        if located is error:
+            raise
+        raise located from error

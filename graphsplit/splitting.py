@@ -30,7 +30,7 @@ from graphsplit.manifest import (
 from graphsplit.narrow import SubModel, narrow
 from graphsplit.narrow.tensors import SlicedTensor
 from graphsplit.network import Network, make, prepare, trained_record
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from graphsplit.recombine.match import PART_KEY, SPLIT_KEY
 
 SOURCE_NAME = "source.onnx"
@@ -156,7 +156,10 @@ def _output(plan: Plan, table: GroupTable, name: str) -> OutputEntry:
 
 def _only_axis(plan: Plan, name: str, labels: Labels) -> int:
     if len(labels.varying) != 1:
-        raise UnsupportedError(f"output {name!r} would be divided along {len(labels.varying)} axes at once")
+        raise UnsupportedError(
+            f"output {name!r} would be divided along {len(labels.varying)} axes at once, and parts put side by side along one",
+            hint="--keep the layers that it comes from, or export the network without this output",
+        )
     return labels.varying[0]
 
 

@@ -26,6 +26,11 @@ class TorchNetwork(Network):
 
     program: TorchProgram
 
+    def located(self, error: UnsupportedError) -> UnsupportedError:
+        """A refusal with the line of the user's source in which its op was called."""
+        named = [node.name for node in self.graph.nodes if node.title in error.message]
+        return located(error, self.program, named[0]) if named else error
+
 
 def prepare_torch(
     module: torch.nn.Module | TorchProgram,

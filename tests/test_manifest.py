@@ -21,7 +21,7 @@ from graphsplit.graph import ArrayTensor
 from graphsplit.manifest import Group, Manifest, Options, ParameterEntry, Ranges, Source, parameter_entries
 from graphsplit.manifest.kinds import kind_of
 from graphsplit.manifest.ranges import COMMON, OUTPUT, PRIVATE
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from tests.manifests.make import HERE, SCHEMA, attacks, build, example, parameter, refusal
 from tests.manifests.strategies import brute_kind, dense_kinds, layouts
 from tests.networks import NETWORKS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,7 +73,19 @@ def made(name: str, k: int, **options: Any) -> tuple[ModuleSplit, tuple[Any, ...
     torch.manual_seed(0)
     module, inputs = CASES[name]
     args = tuple(x.double() if x.is_floating_point() else x for x in inputs())
-    return split_module(module().double(), args, k=k, **options), args
+    return split_module(lively(module().double(), args), args, k=k, **options), args
+
+
+def lively(model: nn.Module, args: tuple[Any, ...]) -> nn.Module:
+    """A network whose signals reach its outputs: with untrained running statistics most of them die on the way."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for module in norms:
+        module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(*args)
+    for module in norms:
+        module.momentum = 0.1
+    return model
 
 
 # -- the laws ---------------------------------------------------------------------------------------------------
@@ -173,8 +186,48 @@ def test_original_layers_say_how_far_they_are() -> None:
     assert split.difference(*args) == pytest.approx(found)
 
 
+class TiedNorm(nn.Module):
+    """A tied embedding without a repeated layer: batch norm over the width; with `skip` another layer reads the norm too."""
+
+    def __init__(self, *, skip: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.body, self.norm, self.head = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 20)
+        self.head.weight = self.embed.weight
+        self.other = nn.Linear(8, 20)
+        self.skip = skip
+
+    def forward(self, tokens: Any) -> Any:
+        x = self.embed(tokens)
+        x = self.norm(x + torch.relu(self.body(x)))
+        result = self.head(torch.dropout(x, 0.1, self.training))
+        return (result, self.other(x)) if self.skip else result
+
+
+def test_a_scale_folds_into_the_norm_in_front() -> None:
+    args = (torch.randint(0, 20, (6,)),)
+    split = split_module(TiedNorm().double(), args, k=2)
+    perturb(split)
+    assert split.plan.activation
+    assert split.repeats == 0
+    split.model.load_state_dict(split.merge_state_dict())
+    assert split.model.head.weight is split.model.embed.weight
+    assert difference(split, split.model, args) < 1e-10
+    assert difference(split, split.merge(), args) < 1e-10
+
+
+def test_a_tied_language_model_folds_too() -> None:
+    split, args = made("tied", 2)
+    assert split.plan.activation
+    wanted = (
+        split.model.norm.weight.detach() / 2
+    )  # what a norm's weights were before training, and nothing else was scaled
+    assert torch.equal(split.merge_state_dict()["norm.weight"], wanted)
+    assert split.difference(*args) > 0
+
+
 def test_a_scale_that_the_original_layers_cannot_hold_is_refused() -> None:
-    split, _ = made("tied", 2)
+    split = split_module(TiedNorm(skip=True), (torch.randint(0, 20, (6,)),), k=2)
     with pytest.raises(MergeError, match="scaled by 1/2"):
         split.merge_state_dict()
 
@@ -323,10 +376,80 @@ def test_what_must_not_change_is_looked_at() -> None:
 def test_state_dicts_merge_as_well() -> None:
     split, args = made("residual", 2)
     perturb(split)
-    merged = split.merge([module.state_dict() for module in split.submodels])
-    assert difference(split, merged, args) < 1e-10
+    states = [module.state_dict() for module in split.submodels]
+    wrapped = [{f"module._orig_mod.{name}": tensor for name, tensor in state.items()} for state in states]
+    for given in (states, wrapped, [nn.DataParallel(module) for module in split.submodels]):
+        assert difference(split, split.merge(given), args) < 1e-10
 
 
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(GraphsplitError, match="no torch module"):
         split_module(3, (), k=2)  # type: ignore[arg-type]
+
+
+def test_one_function_splits_files_and_modules() -> None:
+    import graphsplit
+
+    found = graphsplit.split(LeNet(), images(1, 28), k=2)
+    assert isinstance(found, graphsplit.ModuleSplit)
+    assert len(found.submodels) == 2
+    with pytest.raises(TypeError):
+        graphsplit.split(LeNet(), images(1, 28))  # type: ignore[call-overload]
+    with pytest.raises(GraphsplitError):
+        graphsplit.split("missing.onnx", 2, out="nowhere")
+
+
+def test_rescaled_weights_keep_the_size_of_signals() -> None:
+    torch.manual_seed(0)
+    model = LeNet()
+    kept, scaled = (split_module(model, images(1, 28), k=2, init=init).submodels[0] for init in ("keep", "rescale"))
+    for name, factor in (("conv2.weight", 2**0.5), ("conv1.weight", 1.0), ("fc2.weight", 1.0)):
+        assert torch.allclose(scaled.get_parameter(name), kept.get_parameter(name) * factor)
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual", "transformer", "grouped"])
+def test_a_module_and_its_onnx_export_are_divided_alike(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    import graphsplit
+
+    torch.manual_seed(0)
+    module, inputs = CASES[name]
+    model, args, path = module().eval(), inputs(), tmp_path / "model.onnx"
+    torch.onnx.export(model, args, path, dynamo=True, optimize=False, verbose=False)
+    plans = [graphsplit.plan(path, 2), split_module(model, args, k=2).plan]
+    assert plans[0].parameters.keys() == plans[1].parameters.keys()
+    for key in plans[0].parameters:
+        one, other = (p.parameters[key].selection(p.partition.owner, 0) for p in plans)
+        assert repr(one) == repr(other), key
+
+
+def test_an_op_without_a_rule_is_refused_with_the_users_line() -> None:
+    @torch.library.custom_op("graphsplit_tests::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    twice.register_fake(torch.empty_like)
+
+    class Custom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Any) -> Any:
+            x = self.first(x)
+            return self.second(torch.ops.graphsplit_tests.twice(x))
+
+    args = (torch.randn(3, 4),)
+    with pytest.raises(GraphsplitError, match=r"graphsplit_tests::twice.*test_modules\.py:\d+: return self\.second"):
+        split_module(Custom(), args, k=2)
+    split = split_module(Custom(), args, k=2, rules=["graphsplit_tests::twice  ... -> ..."])
+    perturb(split)
+    assert difference(split, split.merge(), args) < 1e-5
+
+
+def test_kept_layers_shares_and_aliases() -> None:
+    split = split_module(Transformer(tied=True), words(), k=2, keep=["blocks.0.up.weight"], shares=[3, 1])
+    whole = split.model.state_dict()["blocks.0.up.bias"].shape
+    assert all(module.state_dict()["blocks.0.up.bias"].shape == whole for module in split.submodels)
+    sizes = [len(module.state_dict()["blocks.1.up.bias"]) for module in split.submodels]
+    assert sizes == [48, 16]

@@ -141,6 +141,8 @@ ILL_FORMED = [
     ("Op n -> n | whole -", 19, "expected a factor of an operand behind 'whole'", "found '-'"),
     ("Op n -> n | at n", 16, "expected factor=attribute:default, the factor an axis", "found 'n'"),
     ("Op (g i) -> i | at i=axis:0", 20, "expected factor=attribute:default, the factor an axis", "found 'i=axis:0'"),
+    ("Op n -> n | back n", 18, "expected letter=letter, the first of an operand alone", "found 'n'"),
+    ("Op n j -> n | back n=n", 20, "expected letter=letter, the first of an operand alone", "found 'n=n'"),
     ("Op n -> n | set n", 17, "expected attribute=factor, the factor a letter or a bundle", "found 'n'"),
     ("Op ... -> ... | set a=...", 21, "expected attribute=factor, the factor a letter or a bundle", "found 'a=...'"),
 ]

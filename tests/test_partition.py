@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphsplit import api
 from graphsplit.errors import PlanError
 from graphsplit.partition import STRATEGIES
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from tests.laws.check import write
 from tests.networks import NETWORKS
 

@@ -31,7 +31,7 @@ from graphsplit.recombine import (
     merged_tensor,
     tensors,
 )
-from graphsplit.plan import Selection
+from graphsplit.selection import Selection
 from tests.manifests.make import build, example, parameter
 from tests.manifests.strategies import Layout, brute_kind, dense_kinds, layouts, owners_at
 

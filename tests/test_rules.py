@@ -17,10 +17,7 @@ REWRITE = "python -c \"from graphsplit.rules import registry; print(*registry(),
 NOT_YET = {
     "Attention": "its projections lie outside it, its heads are a bundle of axes that needs its own rule",
     "CausalConvWithState": "new in opset 27, carries state",
-    "GRU": "recurrent: gates are blocks of one axis",
-    "LSTM": "recurrent: gates are blocks of one axis",
     "LinearAttention": "new in opset 27, carries state",
-    "RNN": "recurrent: comes with LSTM and GRU",
 }
 
 # ---- completeness ---------------------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ def test_the_comparison_sees_another_answer() -> None:
     program = read(module, inputs)
     with torch.no_grad():
         module[0].weight[3] *= 1.01
-    assert not equal(computed(program, copy.deepcopy(example("residual", training=False)[0]), inputs), expected(module, inputs))
+    assert not equal(
+        computed(program, copy.deepcopy(example("residual", training=False)[0]), inputs), expected(module, inputs)
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("encoder_layer",)])
@@ -137,7 +139,9 @@ class Overlapping(nn.Module):
 
 
 def test_a_write_that_cannot_be_followed_is_refused_with_its_line() -> None:
-    with pytest.raises(UnsupportedError, match=r"torch_graph.py:\d+: y.as_strided.*writes into a view that as_strided makes"):
+    with pytest.raises(
+        UnsupportedError, match=r"torch_graph.py:\d+: y.as_strided.*writes into a view that as_strided makes"
+    ):
         read(Overlapping(), (torch.randn(2, 3),))
 
 

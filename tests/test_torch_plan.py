@@ -143,5 +143,22 @@ class Complex(nn.Module):
 
 
 def test_an_op_without_a_rule_is_refused_with_its_line() -> None:
-    with pytest.raises(UnsupportedError, match=r"linalg_qr.*no rule for this op.*test_torch_plan.py:\d+: return torch.linalg.qr"):
+    with pytest.raises(
+        UnsupportedError, match=r"linalg_qr.*no rule for this op.*test_torch_plan.py:\d+: return torch.linalg.qr"
+    ):
         prepare_torch(Complex(), (torch.randn(2, 8, 6, 6),))
+
+
+class Picks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Any, index: Any) -> Any:
+        return self.b(torch.gather(self.a(x), 1, index))
+
+
+def test_a_refusal_while_planning_names_its_line() -> None:
+    network = prepare_torch(Picks(), (torch.randn(3, 4), torch.randint(0, 8, (3, 8))))
+    with pytest.raises(UnsupportedError, match=r"gather.*its elements go.*\(called at test_torch_plan.py:\d+: return self.b"):
+        make(network, 2)

@@ -336,11 +336,33 @@ def custom_op() -> None:
     def double_it(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
-    double_it.register_fake(lambda x: torch.empty_like(x))
+    double_it.register_fake(torch.empty_like)
 
 
 def test_a_custom_op_needs_one_line() -> None:
-    with pytest.raises(UnsupportedError, match=r"graphsplit_test::double_it.*no rule for this op.*called at test_torch_rules"):
+    with pytest.raises(
+        UnsupportedError, match=r"graphsplit_test::double_it.*no rule for this op.*called at test_torch_rules"
+    ):
         prepare_torch(Custom(), (R(3, 4),))
     network = prepare_torch(Custom(), (R(3, 4),), rules=["graphsplit_test::double_it ... -> ..."])
     assert network.trained == {"a.weight", "a.bias", "b.weight", "b.bias"}
+
+
+def test_labels_are_reshaped_as_the_op_does_it() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [((2, 6, 4, 1), (2, 3, 2, 4)), ((2, 6, 4), (12, 4, 1)), ((4, 6), (2, 12)), ((1, 6), (6,)), ((6,), (2, 3))]
+    for before, after in pairs:
+        for held in range(1 << len(before)):
+            core = rng.integers(0, 9, [size if held >> axis & 1 else 1 for axis, size in enumerate(before)])
+            array = np.broadcast_to(core, before)
+            node = Node("v", "view.default", "aten", 1, ("x",), ("y",), {"size": after})
+            assert np.array_equal(TorchDialect().move(node, [array])[0], array.reshape(after))
+
+
+def test_labels_are_joined_as_the_op_does_it() -> None:
+    a = np.broadcast_to(np.arange(1, 4)[:, None], (2, 3, 5))
+    b = np.broadcast_to(np.arange(4, 6)[:, None], (2, 2, 5))
+    node = Node("c", "cat.default", "aten", 1, ("x", "y"), ("z",), {"dim": -2})
+    joined = TorchDialect().move(node, [a, b])[0]
+    assert np.array_equal(joined, np.concatenate([a, b], axis=1))
+    assert joined.strides[0] == joined.strides[2] == 0

@@ -17,7 +17,7 @@ from graphsplit.graph import ArrayTensor, Graph
 from graphsplit.labels import OUTPUT
 from graphsplit.narrow import narrow
 from graphsplit.network import make
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from graphsplit.torch_network import TorchNetwork
 
 

@@ -34,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -130,7 +130,8 @@ def _examine(path: str, way: Way) -> dict[str, object]:
         "private": len(facts.private),
     }
     with tempfile.TemporaryDirectory() as scratch:
-        done = graphsplit.split(path, way.k, out=Path(scratch, "parts"), **options)  # type: ignore[arg-type]
+        split: Any = graphsplit.split
+        done = split(path, way.k, out=Path(scratch, "parts"), **options)
         merged = Path(scratch, "merged.onnx")
         try:
             graphsplit.merge(done.folder, out=merged)

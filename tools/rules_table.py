@@ -39,6 +39,7 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `_` | an operand whose axes aren't named: what happens to them, the qualifier says |
 | `_+`, `...+` | one or more of these |
 | `#`, `#shape` | an argument: not data, but a number that shapes, places or bounds (narrowing computes it anew) |
+| `#like` | an operand of which only type and device are looked at |
 | a letter in operands only | it is contracted, or vanishes as the qualifier says |
 | a letter in parameters and results only | new neurons: vertices of their own |
 
@@ -54,7 +55,7 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `opaque` | no relation between axes is known: only on what every part has whole |
 | `draws` | random numbers |
 | `at c=axis:-1` | the letter stands where the attribute says; behind the colon the default |
-| `set group=g` | narrowing writes the letter's size into the attribute |
+| `set group=g` | narrowing writes the letter's size into the attribute (of a bundle `*c`: the list of its sizes) |
 | `back j=h` | the result's `h` is fed back along the operand's `j`: a recurrent layer |
 | `refuse why` | refused, with this reason |
 

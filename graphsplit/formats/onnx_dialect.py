@@ -96,6 +96,14 @@ class OnnxDialect:
         """The sum of values of one shape."""
         return self._node(graph, name, "Add" if len(values) == 2 else "Sum", tuple(values), result)
 
+    def plus(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
+        """The sum of two values, element by element."""
+        return self._node(graph, name, "Add", values, result)
+
+    def divide(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
+        """The quotient, element by element; of whole numbers, rounded towards zero."""
+        return self._node(graph, name, "Div", values, result)
+
     def multiply(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
         """The product, element by element."""
         return self._node(graph, name, "Mul", values, result)

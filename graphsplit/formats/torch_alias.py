@@ -73,9 +73,7 @@ class Memory:
         now = self.position[node]
         self.current[target] = node
         others = [n for n in self.groups.get(storage(node) or 0, []) if n not in (node, target)]
-        late = {
-            n for n in others if self.latest(n) is not node and any(self.position[user] > now for user in n.users)
-        }
+        late = {n for n in others if self.latest(n) is not node and any(self.position[user] > now for user in n.users)}
         if not late:
             return
         fresh = {target}

@@ -42,6 +42,7 @@ ATTRIBUTE: Mapping[tuple[str, str], str] = {
     ("narrow", "axes"): "dim",
     ("select", "index"): "index",
 }
+VIEWS = ("view", "view_copy", "_unsafe_view")
 EXPANDING = ("expand", "expand_copy", "broadcast_to")
 """Ops to which -1 says that a size stays as it is, not that it is what is left over."""
 

@@ -90,6 +90,14 @@ class TorchDialect:
             return self._node(name, "add.Tensor", tuple(values), result, alpha=1)
         return Node(name, "sum", OWN, 1, tuple(values), (result,))
 
+    def plus(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
+        """The sum of two values, element by element."""
+        return self._node(name, "add.Tensor", values, result)
+
+    def divide(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
+        """The quotient, element by element; of whole numbers, rounded towards zero."""
+        return self._node(name, "div.Tensor_mode", values, result, rounding_mode="trunc")
+
     def multiply(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node:
         """The product, element by element."""
         return self._node(name, "mul.Tensor", values, result)

@@ -11,7 +11,8 @@ import torch
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact, Facts
-from graphsplit.formats.torch_arguments import base
+from graphsplit.formats.torch_arguments import VIEWS, base
+from graphsplit.formats.torch_labels import moved
 from graphsplit.formats.torch_nodes import OWN, SYM, call, overload, size_names
 from graphsplit.formats.torch_tensors import TORCH, numpy_dtype, to_numpy, to_torch
 from graphsplit.graph import Array, Graph, Node
@@ -24,9 +25,6 @@ UNDEFINED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_str
 
 FILL = {"pad": "value", "constant_pad_nd": "value"}
 """Attributes that hold the element a movement op fills up with: on labels that is "common", which is 0."""
-
-
-VIEWS = ("view", "view_copy", "_unsafe_view")
 
 
 def evaluate(graph: Graph, sizes: Mapping[str, int], unknown: frozenset[str]) -> Facts:
@@ -148,17 +146,17 @@ def move(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     sizes = [np.asarray(array).item() for array in arrays[len(arrays) - named :]] if named else []
     try:
         with torch.no_grad():
-            results = _moved(node, tensors, sizes)
+            results = moved(node, tensors, sizes, lambda given: _called(node, given))
     except Exception as error:
         raise UnsupportedError(f"{node.title}: its movement of elements cannot be followed ({error})") from error
     return [to_numpy(result).astype(np.int64, copy=False) for result in results]
 
 
-def _moved(node: Node, tensors: Sequence[Any], sizes: Sequence[Any]) -> list[Any]:
+def _called(node: Node, operands: Sequence[Any]) -> list[Any]:
     try:
-        return call(node, [*tensors, *sizes])
+        return call(node, operands)
     except RuntimeError as error:
         if "not implemented for" not in str(error):
             raise
-    floats = [t.double() if t is not None and i == 0 else t for i, t in enumerate(tensors)]
-    return [result.long() for result in call(node, [*floats, *sizes])]
+    floats = [x.double() if i == 0 else x for i, x in enumerate(operands)]
+    return [result.long() for result in call(node, floats)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -118,14 +121,14 @@ def export(
     if not isinstance(module, torch.nn.Module):
         raise FormatError(f"{type(module).__name__} is no torch module", hint="give an nn.Module and its inputs")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # a failure prints the whole graph
             warnings.simplefilter("ignore")
             shapes: Any = dynamic_shapes
             return torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises whatever tracing the user's code does
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedError(
-            f"torch.export can't follow {type(module).__name__}{source_line(error)}: {reason}",
+            f"torch.export can't follow {type(module).__name__}{source_line(error)}: {shorten(reason, 160)}",
             hint="its forward must not depend on the values of tensors; torch.export.export(module, args) shows the whole error",
         ) from error
 

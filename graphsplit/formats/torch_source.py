@@ -8,7 +8,9 @@ import traceback
 import torch
 from torch import fx
 
-_TORCH = os.path.dirname(torch.__file__)
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_STANDARD = os.path.dirname(os.__file__) + os.sep
+_OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def node_source(node: fx.Node) -> str:
@@ -20,7 +22,7 @@ def node_source(node: fx.Node) -> str:
         if line.strip().startswith("File "):
             path, _, rest = line.strip().removeprefix('File "').partition('", line ')
             number = rest.split(",")[0].strip()
-            if not path.startswith(_TORCH):
+            if _is_users(path):
                 code = lines[i + 1].strip() if i + 1 < len(lines) else ""
                 found = f"{os.path.basename(path)}:{number}: {code}"
     if found:
@@ -31,8 +33,12 @@ def node_source(node: fx.Node) -> str:
 
 def source_line(error: BaseException) -> str:
     """` (file.py:12: the line)` of the innermost frame outside torch that an error came through; "" where there is none."""
-    own = os.path.dirname(os.path.dirname(__file__))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((_TORCH, own)) and not frame.filename.startswith("<"):
+        if _is_users(frame.filename):
             return f" ({os.path.basename(frame.filename)}:{frame.lineno}: {frame.line})"
     return ""
+
+
+def _is_users(path: str) -> bool:
+    installed = f"{os.sep}site-packages{os.sep}" in path
+    return not path.startswith((_TORCH, _OWN, "<")) and (installed or not path.startswith(_STANDARD))

@@ -353,7 +353,8 @@ class Pass:
         inputs = [self.facts[name].shape if name else None for name in node.inputs]
         if any(name and shape is None for name, shape in zip(node.inputs, inputs, strict=True)) and None in shapes:
             raise UnsupportedError(
-                f"{node.title}: the shape of its operands depends on data, in front of an output layer"
+                f"{node.title}: the shape of its operands depends on data, in front of an output layer",
+                hint="export the network without the step that picks elements by their values",
             )
         attributes = dict(self.dialect.attributes(node))
         for position, name in enumerate(node.inputs):

@@ -12,7 +12,8 @@ import numpy as np
 
 from graphsplit.manifest.kinds import Counts, Region, count, regions
 from graphsplit.manifest.ranges import Group, Ids
-from graphsplit.plan import Role, Selection
+from graphsplit.planning import Role
+from graphsplit.selection import Selection
 
 __all__ = [
     "DTYPES",

@@ -22,7 +22,7 @@ from graphsplit.manifest.write import (
     output_json,
     split_digest,
 )
-from graphsplit.plan import Selection
+from graphsplit.selection import Selection
 
 __all__ = ["FORMAT", "VERSION", "Manifest", "part_elements"]
 

@@ -15,7 +15,7 @@ from graphsplit.labels import UNUSED
 from graphsplit.manifest.content import DTYPES, BlockedAxis, ParameterEntry, Scale, role_of
 from graphsplit.manifest.kinds import Counts, count
 from graphsplit.manifest.ranges import COMMON, OUTPUT, PRIVATE, Group, Ids
-from graphsplit.plan import ParameterPlan, Plan
+from graphsplit.planning import ParameterPlan, Plan
 
 __all__ = ["GroupTable", "parameter_entries"]
 

@@ -33,6 +33,7 @@ __all__ = [
     "read_output",
     "read_source",
     "read_submodel",
+    "refuse_duplicates",
 ]
 
 MAX_RANK = 32

@@ -95,7 +95,8 @@ def _read(split: ModuleSplit, part: int, optimizer: torch.optim.Optimizer) -> _G
 
 def _targets(split: ModuleSplit, into: torch.optim.Optimizer) -> dict[Any, str]:
     """The parameters of an optimizer by the names that the graph, or its merged form, knows them by."""
-    for module in (split.model, *reversed(split.written)):
+    merged = [module for reference in reversed(split.written) if (module := reference()) is not None]
+    for module in (split.model, *merged):
         known = _by_identity(module)
         held = [parameter for group in into.param_groups for parameter in group["params"]]
         if all(id(parameter) in known for parameter in held):
@@ -147,7 +148,8 @@ def _state(
         states = [Adaptive({k: a[k] for k in firsts}, {k: a[k] for k in seconds}, divisor) for a in arrays]
         merged.update(merge_adaptive(entry, groups, pieces, states))
     if "step" in keys:
-        merged["step"] = step
+        like = next(state["step"] for state in held if "step" in state)
+        merged["step"] = like.new_tensor(step) if hasattr(like, "new_tensor") else step
     return merged
 
 
@@ -170,8 +172,9 @@ def _arrays(
 def _as_torch(value: Any, parameter: torch.Tensor, key: str) -> Any:
     import torch
 
-    if key == "step":
-        return value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
+    if key == "step":  # a number, or a tensor: on the CPU, or with the parameter
+        on_cpu = not isinstance(value, torch.Tensor) or value.device.type == "cpu"
+        return value if on_cpu else value.to(parameter.device)
     if isinstance(value, torch.Tensor):
         return value.detach().clone().to(parameter.device)
     return torch.from_numpy(np.ascontiguousarray(value)).to(device=parameter.device, dtype=parameter.dtype)

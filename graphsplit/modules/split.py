@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -11,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphsplit.assemble import Leaf as GraphLeaf
-from graphsplit.errors import FormatError, MergeError, PlanError
+from graphsplit.errors import FormatError, MergeError, PlanError, UnsupportedError
 from graphsplit.graph import ArrayTensor, Graph, Tensor
 from graphsplit.labels.decide import Outputs
 from graphsplit.manifest import Manifest, Options
 from graphsplit.merging import Layers, LeafModel, Needs, Opened, merged_graph, merged_tensor_of, outward
+from graphsplit.modules.fold import folded
 from graphsplit.modules.optimizers import merge_into
 from graphsplit.modules.source import Source, held_tensors, source_of
 from graphsplit.narrow import narrow
 from graphsplit.network import make
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from graphsplit.recombine.match import match_parts
 from graphsplit.splitting import Init, describe, rescaled
 from graphsplit.torch_network import prepare_torch
@@ -90,7 +92,7 @@ class ModuleSplit:
     source: Source
     opened: Opened
     model: nn.Module
-    written: list[nn.Module] = field(default_factory=list)
+    written: list[weakref.ref[nn.Module]] = field(default_factory=list)
 
     @property
     def plan(self) -> Plan:
@@ -117,11 +119,12 @@ class ModuleSplit:
 
         leaves = self.leaves(trained, allow_nonfinite=allow_nonfinite)
         graph = self._graph(leaves, "duplicated")
+        refuse_sliced_state(graph, self.source.modes.program.state)
         copies = self._copies(graph, leaves)
         graph = apart(graph, leaves)
         module = write(self.source.modes, graph, with_copies(self.source.holders, graph, copies), self.source.signature)
-        self.written.append(module.train(self.model.training))
-        return module
+        self.written.append(weakref.ref(module))
+        return module.train(self.model.training)
 
     def merge_state_dict(
         self, trained: Sequence[Any] | None = None, *, allow_nonfinite: bool = False
@@ -157,7 +160,6 @@ class ModuleSplit:
         graph = self._graph(self.leaves(), "original")
         one = write(self.source.modes, graph, self.source.holders, self.source.signature).eval()
         other = self.merge().eval()
-        self.written.pop()
         with torch.no_grad():
             pairs = zip(
                 pytree.tree_leaves(one(*args, **kwargs)), pytree.tree_leaves(other(*args, **kwargs)), strict=True
@@ -219,10 +221,11 @@ class ModuleSplit:
 
         if isinstance(item, ModuleSplit):
             return item._graph(leaves, "weights").tensors
+        names = self.source.holders.names
         if isinstance(item, Mapping):
-            names = self.source.holders.names
-            return {names.get(name, name): TorchTensor(tensor.detach()) for name, tensor in item.items()}
-        return held_tensors(item, self.source)
+            found = unprefixed(item, names)
+            return {names.get(name, name): TorchTensor(tensor.detach()) for name, tensor in found.items()}
+        return held_tensors(unwrapped(item), self.source)
 
     @property
     def counters(self) -> frozenset[str]:
@@ -243,6 +246,8 @@ class ModuleSplit:
         """The merged graph, with its counters and everything that nothing computes with."""
         if layers == "weights":
             found = self.opened.network.graph.replace(tensors=merged_tensors(self.opened, leaves))
+        elif layers == "original" and self.plan.activation and self.parts > 1:
+            found = self.opened.network.graph.replace(tensors=self._folded(leaves))
         else:
             found, _ = merged_graph(self.opened, leaves, layers=layers)  # type: ignore[arg-type]
         tensors = dict(found.tensors)
@@ -256,6 +261,14 @@ class ModuleSplit:
                 tensors[name] = ArrayTensor(np.asarray(np.maximum.reduce(arrays), tensors[name].dtype))
         return found.replace(tensors=tensors)
 
+    def _folded(self, leaves: Sequence[LeafModel]) -> dict[str, Tensor]:
+        """The merged weights, with the scale behind an output layer in what stands in front of it."""
+        tensors = merged_tensors(self.opened, leaves)
+        for name in folded(self.plan, self.opened.network.dialect):
+            array = tensors[name].numpy()
+            tensors[name] = ArrayTensor((array.astype(np.float64) / self.parts).astype(array.dtype))
+        return tensors
+
     def _copies(self, graph: Graph, leaves: Sequence[LeafModel]) -> dict[str, str]:
         """The copies that a merged graph holds for its parts, and what they are copies of."""
         held = set(self.source.holders.names.values())
@@ -268,11 +281,48 @@ class ModuleSplit:
         return found
 
 
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers and trainers put in front of every name of a state dict."""
+
+
+def unprefixed(state: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    """A state dict without what a wrapper put in front of its names."""
+    while state and not any(name in names for name in state):
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def unwrapped(module: Any) -> Any:
+    """The sub-model in a compiled module or in one that copies it over devices."""
+    from graphsplit.formats.torch_module import SplitModule
+
+    while not isinstance(module, SplitModule):
+        inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
+        if inner is None:
+            break
+        module = inner
+    return module
+
+
 def merged_tensors(opened: Opened, leaves: Sequence[LeafModel]) -> dict[str, Tensor]:
     """The merged weights of a split whose graph is split further up: what a part's own split gives for it."""
     tensors: dict[str, Tensor] = dict(opened.network.graph.tensors)
     tensors.update({name: merged_tensor_of(opened, name, leaves) for name in opened.entries})
     return tensors
+
+
+def refuse_sliced_state(graph: Graph, state: frozenset[str]) -> None:
+    """A buffer that running the module updates must be there as a whole, or as a copy: a slice's update would be lost."""
+    for node in graph.nodes:
+        held = next((name for name in node.inputs[:1] if name in state and name in graph.tensors), None)
+        if held is not None and node.op.startswith("index_select"):
+            raise UnsupportedError(
+                f"{node.title} takes a part's slice of {held!r}, which the merged network updates as it trains",
+                hint="merge_state_dict() puts the weights into the original layers",
+            )
 
 
 def apart(graph: Graph, leaves: Sequence[LeafModel]) -> Graph:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact
@@ -16,7 +17,7 @@ from graphsplit.labels.arrays import Ids
 from graphsplit.labels.trainable import operand_tag
 from graphsplit.narrow.part import Part
 from graphsplit.notation import Rule
-from graphsplit.plan import Selected
+from graphsplit.selection import Selected
 
 
 class Arguments:
@@ -62,23 +63,43 @@ class Arguments:
         return placeholder
 
     def _corrected(self, node: Node, name: str, value: Array) -> str:
-        """A computed vector with some elements replaced: times a mask, plus what is wanted there."""
+        """A computed vector with some elements replaced: times a mask, plus what is wanted there.
+
+        An element that changes with a dynamic axis must go on doing so: it is multiplied and divided by whole numbers instead.
+        """
         have = self.part.facts[name].data
         if have is None or have.shape != value.shape:
             raise UnsupportedError(f"{node.title}: the size that {name!r} holds can't be computed for a part")
-        wrong = have != value
-        mask = self._constant(f"{name}.mask", np.where(wrong, 0, 1).astype(have.dtype))
-        patch = self._constant(f"{name}.patch", np.where(wrong, value, 0).astype(have.dtype))
-        dialect, graph = self.part.dialect, self.part.graph
-        masked, result = (
-            f"{node.name or node.outputs[0]}.{name}.masked",
-            f"{node.name or node.outputs[0]}.{name}.narrow",
-        )
+        wrong, moving = have != value, self._moving(name, have)
+        scaled, replaced = wrong & moving, wrong & ~moving
+        if (scaled & ((have == 0) | (have.dtype.kind not in "iu"))).any():
+            raise UnsupportedError(
+                f"{node.title}: {name!r} depends on a dynamic axis, and can't be computed for a part"
+            )
+        shared = np.gcd(have, value) if scaled.any() else np.ones_like(have)
+        factor = np.where(scaled, value // np.maximum(shared, 1) if scaled.any() else 1, np.where(replaced, 0, 1))
+        divisor = np.where(scaled, have // np.maximum(shared, 1), 1) if scaled.any() else np.ones_like(have)
+        steps = [("masked", self.part.dialect.multiply, factor)]
+        if scaled.any():
+            steps.append(("divided", self.part.dialect.divide, divisor))
+        steps.append(("narrow", self.part.dialect.plus, np.where(replaced, value, 0)))
+        source, base = name, f"{node.name or node.outputs[0]}.{name}"
         origin = len(self.part.origin) and self.part.origin[-1]
-        self.part.emit(dialect.multiply(graph, masked, (name, mask), masked), origin)
-        self.part.emit(dialect.add(graph, result, (masked, patch), result), origin)
-        self.part.facts[result] = Fact(tuple(value.shape), value.dtype, np.asarray(value))
-        return result
+        for step, make, operand in steps:
+            constant = self._constant(f"{name}.{step}", operand.astype(have.dtype))
+            result = f"{base}.{step}"
+            self.part.emit(make(self.part.graph, result, (source, constant), result), origin)
+            source = result
+        self.part.facts[source] = Fact(tuple(value.shape), value.dtype, np.asarray(value))
+        return source
+
+    def _moving(self, name: str, have: Array) -> npt.NDArray[np.bool_]:
+        """Which elements of a computed vector change with the sizes of the dynamic axes."""
+        here, there = self.part.flowed.facts[name].data, self.part.flowed.others[name].data
+        if here is None or there is None or not here.shape == there.shape == have.shape:
+            return np.ones(have.shape, bool)
+        moving: npt.NDArray[np.bool_] = here != there
+        return moving
 
     def unshrunk(self, node: Node, rule: Rule) -> Node:
         """Numbers that a width has gone into, where they are computed with (a scale 1/sqrt(d) read off a shape): the source's."""

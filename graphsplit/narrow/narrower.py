@@ -22,7 +22,8 @@ from graphsplit.narrow.movement import Movement
 from graphsplit.narrow.part import NarrowDialect, Part
 from graphsplit.narrow.tensors import SlicedTensor
 from graphsplit.notation import Bound
-from graphsplit.plan import Plan, Selected
+from graphsplit.planning import Plan
+from graphsplit.selection import Selected
 
 
 @dataclass(frozen=True)

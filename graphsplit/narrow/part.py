@@ -12,7 +12,8 @@ from graphsplit.graph import Array, Graph, Node
 from graphsplit.labels import Dialect, Labels
 from graphsplit.labels.arrays import Ids
 from graphsplit.narrow.tensors import Constants
-from graphsplit.plan import Plan, Selected, derived_selection
+from graphsplit.planning import Plan, derived_selection
+from graphsplit.selection import Selected
 
 Known = Callable[[str], Fact | None]
 
@@ -36,6 +37,10 @@ class NarrowDialect(Dialect, Protocol):
     def same(self, graph: Graph, name: str, value: str, result: str) -> Node: ...
 
     def add(self, graph: Graph, name: str, values: Sequence[str], result: str) -> Node: ...
+
+    def plus(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node: ...
+
+    def divide(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node: ...
 
     def multiply(self, graph: Graph, name: str, values: tuple[str, str], result: str) -> Node: ...
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphsplit.graph import Array, ArrayTensor, Tensor
-from graphsplit.plan import Selection
+from graphsplit.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)

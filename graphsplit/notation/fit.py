@@ -75,9 +75,7 @@ def bind(
     )
 
 
-def _counts(
-    rule: Rule, attributes: Mapping[str, object]
-) -> tuple[dict[str, int], tuple[tuple[str, int], ...]]:
+def _counts(rule: Rule, attributes: Mapping[str, object]) -> tuple[dict[str, int], tuple[tuple[str, int], ...]]:
     """The sizes of factors that attributes hold, and the lengths of bundles among them."""
     counts: dict[str, int] = {}
     lengths: list[tuple[str, int]] = []

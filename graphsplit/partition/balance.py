@@ -29,11 +29,10 @@ def counts(structure: Structure, shares: Shares, describe: Sequence[str]) -> Ids
         found = _remainders(structure, sizes, found, shares)
     if _feasible(structure, found):
         return found
-    solved = _solve(structure, sizes, exact, slack=1)
+    solved = _solve(structure, sizes, exact)
     if solved is None:
-        solved = _solve(structure, sizes, exact, slack=None)
-    if solved is None:
-        nodes = ", ".join(dict.fromkeys(describe)) or "the layers"
+        titles = list(dict.fromkeys(describe))
+        nodes = ", ".join(titles[:4]) + (f" and {len(titles) - 4} more" if len(titles) > 4 else "") or "the layers"
         raise PlanError(
             f"the vertices can't be divided into {shares.size} parts: no whole numbers satisfy the equal counts of {nodes}",
             hint="try another -k, or --keep one of these layers undivided",
@@ -75,7 +74,8 @@ def _remainders(structure: Structure, sizes: Ids, found: Ids, shares: Shares) ->
 def _offsets(structure: Structure, constraint: int) -> Ids:
     """For each row of a constraint the elements of it that every part has."""
     mine = structure.offsets[structure.offsets[:, 0] == constraint]
-    return mine[np.argsort(mine[:, 1]), 2]
+    found: Ids = mine[np.argsort(mine[:, 1]), 2]
+    return found
 
 
 def _feasible(structure: Structure, found: Ids) -> bool:
@@ -93,8 +93,11 @@ def _feasible(structure: Structure, found: Ids) -> bool:
     return True
 
 
-def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], slack: int | None) -> Ids | None:
-    """Whole numbers as near to the exact shares as the constraints let them be, by mixed-integer programming."""
+def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64]) -> Ids | None:
+    """Whole numbers as near to the exact shares as the constraints let them be, by mixed-integer programming.
+
+    No part gets more of a layer than its share and one atom of each family (law 7), whatever the constraints ask for.
+    """
     families, parts = exact.shape
     variables = families * parts
     entries: list[tuple[int, int, float]] = []
@@ -111,7 +114,9 @@ def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], sla
     for layer in range(len(structure.layers)):
         mine = structure.usage[structure.usage[:, 1] == layer]
         for p in range(parts):
-            add([(int(f) * parts + p, float(n)) for f, _, n in mine], 1.0, np.inf)
+            share = float(sum(n * exact[f, p] for f, _, n in mine))
+            most = share + float(mine[:, 2].sum())
+            add([(int(f) * parts + p, float(n)) for f, _, n in mine], 1.0, np.floor(most + 1e-9))
     for constraint in np.unique(structure.rows[:, 1]):
         mine = structure.rows[structure.rows[:, 1] == constraint]
         first = mine[mine[:, 2] == 0]
@@ -132,12 +137,8 @@ def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], sla
             add([(variables + v, 1.0), (v, 1.0)], float(exact[f, p]), np.inf)
     rows, columns, values = zip(*entries, strict=True)
     matrix = coo_array((values, (rows, columns)), shape=(len(lower), 2 * variables)).tocsr()
-    flat = exact.ravel()
     low = np.zeros(2 * variables)
     high = np.concatenate([np.repeat(sizes, parts).astype(float), np.full(variables, np.inf)])
-    if slack is not None:
-        low[:variables] = np.maximum(0, np.floor(flat + 1e-9) - slack)
-        high[:variables] = np.minimum(high[:variables], np.ceil(flat - 1e-9) + slack)
     whole = np.concatenate([np.ones(variables), np.zeros(variables)])
     goal = np.concatenate([np.zeros(variables), np.ones(variables)])
     result = milp(

@@ -6,7 +6,7 @@ import numpy as np
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.manifest.ranges import Ids
-from graphsplit.plan import Selection
+from graphsplit.selection import Selection
 
 __all__ = ["compose"]
 

@@ -22,7 +22,7 @@ from graphsplit.graph import Array, Tensor, WeightlessTensor
 from graphsplit.manifest import Group, Kind, Manifest, ParameterEntry
 from graphsplit.manifest.content import DTYPES
 from graphsplit.manifest.ranges import Ids
-from graphsplit.plan import Selection
+from graphsplit.selection import Selection
 
 __all__ = ["LazyMerged", "Leaf", "leaves_of", "merge_momentum", "merged_tensor"]
 

@@ -12,7 +12,7 @@ from graphsplit.formats.onnx_sizes import choose_sizes
 from graphsplit.graph import Graph
 from graphsplit.labels import Flowed, flow, parameters
 from graphsplit.network import Network, make, prepare
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from graphsplit.report.content import Comparison, Explanation, GraphInspection, Inspection, PairExplanation
 from graphsplit.report.explain import explain, explain_pair
 from graphsplit.report.facts import inspect

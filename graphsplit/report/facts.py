@@ -15,7 +15,7 @@ from graphsplit.labels import OUTPUT, PRIVATE, Flowed
 from graphsplit.labels.arrays import Ids
 from graphsplit.labels.trainable import operand_tag
 from graphsplit.narrow import narrow
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from graphsplit.report.content import (
     ConstantFacts,
     ElementCounts,

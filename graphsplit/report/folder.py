@@ -10,7 +10,7 @@ from graphsplit.files import inside
 from graphsplit.formats.onnx_file import load_weightless
 from graphsplit.manifest import Manifest
 from graphsplit.network import Network, make, prepare
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 
 
 def replan(folder: Path) -> tuple[Network, Plan]:

@@ -7,7 +7,7 @@ import numpy as np
 from graphsplit.graph import Graph, Node
 from graphsplit.labels import COMMON, OUTPUT, PRIVATE, Flowed
 from graphsplit.labels.arrays import Ids
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from graphsplit.report.content import Kind, Note
 
 

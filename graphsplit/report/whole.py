@@ -10,7 +10,7 @@ from graphsplit.facts import Facts
 from graphsplit.graph import Graph
 from graphsplit.labels import refuse_unknown
 from graphsplit.labels.trainable import operand_tag
-from graphsplit.plan import Plan
+from graphsplit.planning import Plan
 from graphsplit.report.content import (
     ComparedParts,
     Comparison,

@@ -23,8 +23,8 @@ from graphsplit.verification.statics import DUPLICATED, OUTPUTS, OWNED, UNUSED, 
 
 __all__ = ["compared_values", "exact_merge", "identity", "order", "same_bits", "verdict"]
 
-STRENGTHS = (1.0, 0.3, 0.1)
-"""How strongly sub-models are perturbed: less where the first makes values that no longer tell anything."""
+STRENGTHS = (1.0, 0.3, 0.1, 3.0)
+"""How strongly sub-models are perturbed: less, then more, where the first makes values that don't tell anything."""
 ORDER_BYTES = 200_000_000
 """Up to this size a merged network is written out twice; beyond it, as many of its smallest tensors are compared."""
 

@@ -26,7 +26,8 @@ from graphsplit.labels import OUTPUT, PRIVATE
 from graphsplit.manifest import ParameterEntry
 from graphsplit.manifest.ranges import Group
 from graphsplit.merging import merge
-from graphsplit.plan import Plan, Selected
+from graphsplit.planning import Plan
+from graphsplit.selection import Selected
 from graphsplit.splitting import Split, split
 from tests.networks.inputs import graph_inputs, random_inputs
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from graphsplit.manifest import Manifest, ParameterEntry
-from graphsplit.plan import Selection
+from graphsplit.selection import Selection
 from tests.laws.cases import ALL, Made, Split, make_seed, splits
 from tests.laws.check import Array, Case, change, coverage, holders, trained
 

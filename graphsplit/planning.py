@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsplit.errors import UnsupportedError
-from graphsplit.graph import Array, Graph, Node
+from graphsplit.graph import Graph, Node
 from graphsplit.labels import COMMON, OUTPUT, PRIVATE, UNUSED, Flowed, Labels
 from graphsplit.labels.arrays import Ids
 from graphsplit.labels.parameters import Claim, Derived
 from graphsplit.partition import Partition
+from graphsplit.selection import Selected, Selection, keeps, select
 
 Role = Literal["owned", "output", "duplicated", "constant", "unused"]
 KINDS = ("owned", "output", "duplicated", "unused", "cut")
@@ -31,58 +32,6 @@ class Blocked:
     axis: int
     along: int
     labels: Ids
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a part takes of a tensor: indices along each axis (None: all), and for a blocked axis one set a block."""
-
-    axes: tuple[Ids | None, ...]
-    blocked: tuple[int, int, tuple[Ids, ...]] | None = None
-
-    @property
-    def everything(self) -> bool:
-        """Whether the part takes the whole tensor."""
-        return self.blocked is None and all(a is None for a in self.axes)
-
-    def blocks(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[Ids, ...], tuple[slice, ...]]]:
-        """Rectangles that make up the slice: indices in the whole tensor, and where they stand in the slice."""
-        full = [np.arange(n) if a is None else a for a, n in zip(self.axes, shape, strict=True)]
-        if self.blocked is None:
-            yield tuple(full), tuple(slice(0, len(a)) for a in full)
-            return
-        axis, along, columns = self.blocked
-        height = shape[along] // len(columns)
-        start = 0
-        for number, chosen in enumerate(columns):
-            rows = full[along][full[along] // height == number]
-            if not len(rows):
-                continue
-            index, place = list(full), [slice(0, len(a)) for a in full]
-            index[along], index[axis] = rows, chosen
-            place[along], place[axis] = slice(start, start + len(rows)), slice(0, len(chosen))
-            start += len(rows)
-            yield tuple(index), tuple(place)
-
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the slice of a tensor of this shape."""
-        sizes = [n if a is None else len(a) for a, n in zip(self.axes, shape, strict=True)]
-        if self.blocked is not None:
-            axis, along, columns = self.blocked
-            height = shape[along] // len(columns)
-            rows = np.arange(shape[along]) if self.axes[along] is None else self.axes[along]
-            assert rows is not None
-            sizes[axis] = len(columns[int(rows[0]) // height])
-        return tuple(sizes)
-
-    def take(self, array: Array) -> Array:
-        """The slice of a tensor."""
-        if self.everything:
-            return array
-        out = np.empty(self.shape(tuple(array.shape)), array.dtype)
-        for index, place in self.blocks(tuple(array.shape)):
-            out[place] = array[np.ix_(*index)]
-        return out
 
 
 @dataclass(frozen=True)
@@ -148,12 +97,6 @@ def _count(tables: list[dict[int, int]], parts: int, found: dict[str, int]) -> N
             found["unused"] += size
 
 
-def keeps(labels: Ids, owner: Ids, part: int) -> npt.NDArray[np.bool_]:
-    """Which labels a part has: its own vertices, and everything that isn't a vertex."""
-    found: npt.NDArray[np.bool_] = (labels <= 0) | (owner[np.maximum(labels, 0)] == part)
-    return found
-
-
 def _kept(labels: Ids, owner: Ids, part: int) -> Ids | None:
     mask = keeps(labels, owner, part)
     return None if mask.all() else np.flatnonzero(mask)
@@ -184,43 +127,6 @@ class Plan:
     def select(self, labels: Labels, part: int) -> Selected:
         """What a part has of a value."""
         return select(labels, self.partition.owner, part)
-
-
-@dataclass(frozen=True)
-class Selected:
-    """What a part has of a value: indices along each axis, or (`ragged`) different ones in each row; and its shape there."""
-
-    axes: tuple[Ids | None, ...]
-    shape: tuple[int, ...] | None
-    ragged: bool = False
-
-
-def select(labels: Labels, owner: Ids, part: int) -> Selected:
-    """The elements of a value that a part has. Where they're no rectangle, rows must have equally many."""
-    if labels.shape is None or not labels.varying:
-        shape = labels.shape
-        rank = 0 if shape is None else len(shape)
-        return Selected((None,) * rank, shape)
-    mask = keeps(labels.core, owner, part)
-    rank = len(labels.shape)
-    axes: list[Ids | None] = []
-    outer = np.ones((1,) * rank, bool)
-    for axis in range(rank):
-        if mask.shape[axis] == 1:
-            axes.append(None)
-            continue
-        hit = mask.any(axis=tuple(a for a in range(rank) if a != axis))
-        outer = outer & hit.reshape([-1 if a == axis else 1 for a in range(rank)])
-        axes.append(None if hit.all() else np.flatnonzero(hit))
-    if bool((outer == mask).all()):
-        shape = tuple(n if a is None else len(a) for a, n in zip(axes, labels.shape, strict=True))
-        return Selected(tuple(axes), shape)
-    for axis in sorted(labels.varying, reverse=True):
-        number = mask.sum(axis=axis)
-        if (number == number.flat[0]).all() and number.flat[0] > 0:
-            shape = tuple(int(number.flat[0]) if a == axis else n for a, n in enumerate(labels.shape))
-            return Selected((None,) * rank, shape, ragged=True)
-    return Selected((None,) * rank, None, ragged=True)
 
 
 def make_plan(
@@ -330,7 +236,9 @@ def _axis_labels(
 
 def _combine(name: str, a: Ids, b: Ids) -> Ids:
     if ((a > 0) & (b > 0) & (a != b)).any():
-        raise UnsupportedError(f"{name}: two uses of it divide the same axis differently")
+        raise UnsupportedError(
+            f"{name}: two uses of it divide the same axis differently", hint="--keep one of the layers that use it"
+        )
     order = {UNUSED: 0, COMMON: 1, OUTPUT: 2, PRIVATE: 3}
     rank = np.vectorize(lambda v: order.get(int(v), 4), otypes=[np.int64])
     return np.where(rank(b) > rank(a), b, a)
@@ -343,7 +251,9 @@ def _block(name: str, core: Ids, varying: list[int], other: Blocked | None) -> B
     height = int(np.gcd.reduce(np.r_[starts, len(matrix)]))
     found = Blocked(axis, along, matrix[::height])
     if other is not None and not (other.axis == axis and np.array_equal(other.labels, found.labels)):
-        raise UnsupportedError(f"{name}: two uses of it divide its groups differently")
+        raise UnsupportedError(
+            f"{name}: two uses of it divide its groups differently", hint="--keep one of the layers that use it"
+        )
     return found
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from graphsplit import api
 from graphsplit.labels.arrays import Labels
-from graphsplit.plan import Plan, Selection, select
+from graphsplit.planning import Plan
+from graphsplit.selection import Selection, select
 from tests.laws.check import write
 from tests.networks import EXACT_OR_REFUSED, NETWORKS
 
