@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 
 from graphsplit.errors import GraphsplitError, MergeError  # noqa: E402
 from graphsplit.modules import ModuleSplit, split_module  # noqa: E402
-from tests.torch_nets import Forked, Grouped, LeNet, Residual, Transformer, vision  # noqa: E402
+from tests.torch_nets import Forked, Grouped, InPlace, LeNet, Residual, Transformer, vision  # noqa: E402
 
 Make = Callable[[], nn.Module]
 
@@ -39,6 +39,7 @@ CASES: dict[str, tuple[Make, Callable[[], tuple[Any, ...]]]] = {
     "decomposed attention": (lambda: Transformer(fused=False), words),
     "tied": (lambda: Transformer(tied=True), words),
     "grouped": (Grouped, images),
+    "in place": (InPlace, lambda: (torch.randn(5, 6),)),
     "resnet18": (zoo("resnet18"), lambda: images(size=32)),
     "densenet": (
         lambda: vision().models.DenseNet(8, (2, 2), 16, num_classes=10),  # type: ignore[attr-defined]
@@ -343,7 +344,7 @@ def test_arguments_come_in_the_sources_form() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-@pytest.mark.parametrize("name", ["residual", "transformer", "grouped"])
+@pytest.mark.parametrize("name", ["residual", "transformer", "grouped", "in place"])
 def test_trained_sub_models_merge_exactly(name: str, optimizer: str) -> None:
     split, args = made(name, 2)
     for module in split.submodels:

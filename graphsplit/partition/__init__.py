@@ -18,24 +18,24 @@ __all__ = ["STRATEGIES", "Family", "Layer", "Partition", "Structure", "families"
 Strategy = Callable[[int, Ids, np.random.Generator], Ids]
 
 
-def contiguous(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
+def _contiguous(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
     """The first atoms to part 0, the next to part 1, and so on."""
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def interleaved(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
+def _interleaved(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
     """Parts take turns, as often as their shares say."""
-    parts = contiguous(atoms, sizes, rng)
+    parts = _contiguous(atoms, sizes, rng)
     turn = np.concatenate([(np.arange(n) + 0.5) / n if n else np.empty(0) for n in sizes])
     return parts[np.lexsort((parts, turn))]
 
 
-def random(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
+def _random(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
     """A random assignment with the same counts; the same for the same seed."""
-    return rng.permutation(contiguous(atoms, sizes, rng))
+    return rng.permutation(_contiguous(atoms, sizes, rng))
 
 
-STRATEGIES: dict[str, Strategy] = {"contiguous": contiguous, "interleaved": interleaved, "random": random}
+STRATEGIES: dict[str, Strategy] = {"contiguous": _contiguous, "interleaved": _interleaved, "random": _random}
 
 
 @dataclass(frozen=True)
