@@ -29,7 +29,9 @@ def counts(structure: Structure, shares: Shares, describe: Sequence[str]) -> Ids
         found = _remainders(structure, sizes, found, shares)
     if _feasible(structure, found):
         return found
-    solved = _solve(structure, sizes, exact)
+    solved = _solve(structure, sizes, exact, near=True)
+    if solved is None:
+        solved = _solve(structure, sizes, exact, near=False)
     if solved is None:
         titles = list(dict.fromkeys(describe))
         nodes = ", ".join(titles[:4]) + (f" and {len(titles) - 4} more" if len(titles) > 4 else "") or "the layers"
@@ -93,10 +95,10 @@ def _feasible(structure: Structure, found: Ids) -> bool:
     return True
 
 
-def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64]) -> Ids | None:
+def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], *, near: bool) -> Ids | None:
     """Whole numbers as near to the exact shares as the constraints let them be, by mixed-integer programming.
 
-    No part gets more of a layer than its share and one atom of each family (law 7), whatever the constraints ask for.
+    `near` keeps every count within one of its share, rounded. No part gets more of a layer than its share and one atom of each family (law 7), whatever the constraints ask for.
     """
     families, parts = exact.shape
     variables = families * parts
@@ -139,6 +141,9 @@ def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64]) -> 
     matrix = coo_array((values, (rows, columns)), shape=(len(lower), 2 * variables)).tocsr()
     low = np.zeros(2 * variables)
     high = np.concatenate([np.repeat(sizes, parts).astype(float), np.full(variables, np.inf)])
+    if near:
+        low[:variables] = np.maximum(0, np.floor(exact.ravel() + 1e-9) - 1)
+        high[:variables] = np.minimum(high[:variables], np.ceil(exact.ravel() - 1e-9) + 1)
     whole = np.concatenate([np.ones(variables), np.zeros(variables)])
     goal = np.concatenate([np.zeros(variables), np.ones(variables)])
     result = milp(

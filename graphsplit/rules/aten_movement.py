@@ -68,6 +68,7 @@ aten::slice                _ -> _ | move
 aten::slice_scatter        _, _ -> _ | move
 aten::split                _ -> _+ | move
 aten::split_with_sizes     _ -> _+ | move
+aten::meshgrid             _+ -> _+ | move
 aten::stack                _+ -> _ | move
 aten::tensor_split         _ -> _+ | move
 aten::tile                 _ -> _ | move
