@@ -75,6 +75,7 @@ class Layout:
     repeated: frozenset[int]
     activation: frozenset[int]
     averaged: frozenset[str]
+    dtypes: Mapping[str, np.dtype[np.generic]] = field(default_factory=dict)
 
 
 def assemble(source: Graph, dialect: NarrowDialect, layout: Layout, leaves: Sequence[Leaf]) -> Assembly:
@@ -180,7 +181,9 @@ class _Assembler:
             return
         result = node.outputs[0]
         self._emit(replace(node, inputs=inputs, outputs=(f"{result}.sum", *node.outputs[1:])))
-        scale = self._constant(f"{result}.scale", np.asarray(self.leaves[0].weight, self._dtype(node)))
+        scale = self._constant(
+            f"{result}.scale", np.asarray(self.leaves[0].weight, self.layout.dtypes.get(result) or self._dtype(node))
+        )
         self._emit(self.dialect.multiply(self.source, f"{result}.mean", (f"{result}.sum", scale), result))
 
     def _dtype(self, node: Node) -> np.dtype[np.generic]:
@@ -298,7 +301,7 @@ class _Assembler:
     def _average(self, name: str, pieces: Sequence[str]) -> None:
         """The leaves' mean, each with its weight."""
         weights = {leaf.weight for leaf in self.leaves}
-        dtype = self._dtype(self.source.nodes[self.source.producers[name]])
+        dtype = self.layout.dtypes.get(name) or self._dtype(self.source.nodes[self.source.producers[name]])
         if len(weights) == 1:
             self._emit(self.dialect.add(self.source, f"{name}.add", pieces, f"{name}.sum"))
             scale = self._constant(f"{name}.scale", np.asarray(weights.pop(), dtype))

@@ -369,4 +369,5 @@ def _layout(opened: Opened, leaves: Sequence[LeafModel]) -> Layout:
         plan.part_nodes | below,
         plan.activation - below,
         averaged & frozenset(flowed.labels),
+        {name: fact.dtype for name, fact in flowed.facts.items() if fact.dtype is not None},
     )

@@ -160,5 +160,7 @@ class Picks(nn.Module):
 
 def test_a_refusal_while_planning_names_its_line() -> None:
     network = prepare_torch(Picks(), (torch.randn(3, 4), torch.randint(0, 8, (3, 8))))
-    with pytest.raises(UnsupportedError, match=r"gather.*its elements go.*\(called at test_torch_plan.py:\d+: return self.b"):
+    with pytest.raises(
+        UnsupportedError, match=r"gather.*its elements go.*\(called at test_torch_plan.py:\d+: return self.b"
+    ):
         make(network, 2)

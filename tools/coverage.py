@@ -145,6 +145,8 @@ def _examine(path: str, way: Way) -> dict[str, object]:
     if numbers:
         found["worst"], found["tolerance"] = max(numbers, key=lambda pair: pair[0] / max(pair[1], 1e-300))
     failed = [f"{check.name}: {check.detail}" for check in verification.checks if not check.passed]
+    if failed and all("nothing was proved" in text for text in failed):  # no deviation, and no evidence either
+        return found | {"status": "refused", "reason": f"it was split, but not verified: {failed[0]}"}
     return found | {
         "status": "exact" if verification.passed else "FAILED",
         "reason": "; ".join(failed),

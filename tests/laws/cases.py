@@ -44,6 +44,7 @@ REASONS = (
     _NO_WEIGHT,
     "has fewer vertices than there are parts",
     "is wanted",
+    "its movement of elements cannot be followed",
     "come out in an order that no permutation of one axis mends",
     "are only known when it runs",
 )

@@ -1,0 +1,12 @@
+"""What the whole suite shares: tests of torch modules are left out where torch isn't installed, and that is said."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+HAS_TORCH = find_spec("torch") is not None
+collect_ignore_glob = [] if HAS_TORCH else ["test_torch_*.py", "test_modules.py", "test_merge_optimizers.py"]
+
+
+def pytest_report_header() -> str:
+    return "torch: installed" if HAS_TORCH else "torch: not installed, so the tests of torch modules are left out"
