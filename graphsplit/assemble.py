@@ -181,9 +181,8 @@ class _Assembler:
             return
         result = node.outputs[0]
         self._emit(replace(node, inputs=inputs, outputs=(f"{result}.sum", *node.outputs[1:])))
-        scale = self._constant(
-            f"{result}.scale", np.asarray(self.leaves[0].weight, self.layout.dtypes.get(result) or self._dtype(node))
-        )
+        dtype = self.layout.dtypes.get(result) or self._dtype(node)
+        scale = self._constant(f"{result}.scale", np.asarray(self.leaves[0].weight, dtype))
         self._emit(self.dialect.multiply(self.source, f"{result}.mean", (f"{result}.sum", scale), result))
 
     def _dtype(self, node: Node) -> np.dtype[np.generic]:

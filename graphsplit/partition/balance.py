@@ -95,30 +95,73 @@ def _feasible(structure: Structure, found: Ids) -> bool:
     return True
 
 
+class _Program:
+    """Rows of a mixed-integer program: terms (column, factor) whose sum lies between two bounds."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, int, float]] = []
+        self.lower: list[float] = []
+        self.upper: list[float] = []
+
+    def add(self, terms: list[tuple[int, float]], low: float, high: float) -> None:
+        self.entries.extend((len(self.lower), column, value) for column, value in terms)
+        self.lower.append(low)
+        self.upper.append(high)
+
+    def constraint(self, columns: int) -> LinearConstraint:
+        """All rows, over this many columns."""
+        rows, places, values = zip(*self.entries, strict=True)
+        matrix = coo_array((values, (rows, places)), shape=(len(self.lower), columns)).tocsr()
+        return LinearConstraint(matrix, self.lower, self.upper)
+
+
 def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], *, near: bool) -> Ids | None:
     """Whole numbers as near to the exact shares as the constraints let them be, by mixed-integer programming.
 
-    `near` keeps every count within one of its share, rounded. No part gets more of a layer than its share and one atom of each family (law 7), whatever the constraints ask for.
+    `near` keeps every count within one of its share, rounded. No part gets more of a layer than its share and one atom of
+    each family (law 7), whatever the constraints ask for.
     """
     families, parts = exact.shape
     variables = families * parts
-    entries: list[tuple[int, int, float]] = []
-    lower: list[float] = []
-    upper: list[float] = []
-
-    def add(terms: list[tuple[int, float]], low: float, high: float) -> None:
-        entries.extend((len(lower), column, value) for column, value in terms)
-        lower.append(low)
-        upper.append(high)
-
+    program = _Program()
     for f in range(families):
-        add([(f * parts + p, 1.0) for p in range(parts)], float(sizes[f]), float(sizes[f]))
+        program.add([(f * parts + p, 1.0) for p in range(parts)], float(sizes[f]), float(sizes[f]))
+    _add_layers(program, structure, exact)
+    _add_equal_counts(program, structure, parts)
+    for v, share in enumerate(exact.ravel()):  # deviation >= |count - exact|, which the objective sums
+        program.add([(variables + v, 1.0), (v, -1.0)], -float(share), np.inf)
+        program.add([(variables + v, 1.0), (v, 1.0)], float(share), np.inf)
+    low = np.zeros(2 * variables)
+    high = np.concatenate([np.repeat(sizes, parts).astype(float), np.full(variables, np.inf)])
+    if near:
+        low[:variables] = np.maximum(0, np.floor(exact.ravel() + 1e-9) - 1)
+        high[:variables] = np.minimum(high[:variables], np.ceil(exact.ravel() - 1e-9) + 1)
+    whole = np.concatenate([np.ones(variables), np.zeros(variables)])
+    result = milp(
+        1 - whole,
+        integrality=whole,
+        bounds=Bounds(low, high),
+        constraints=program.constraint(2 * variables),
+        options={"time_limit": 60.0},
+    )
+    if result.x is None:
+        return None
+    return np.round(result.x[:variables]).astype(np.int64).reshape(families, parts)
+
+
+def _add_layers(program: _Program, structure: Structure, exact: npt.NDArray[np.float64]) -> None:
+    """Every part gets some of each layer, and no more than its share and one atom of each family."""
+    parts = exact.shape[1]
     for layer in range(len(structure.layers)):
         mine = structure.usage[structure.usage[:, 1] == layer]
         for p in range(parts):
             share = float(sum(n * exact[f, p] for f, _, n in mine))
-            most = share + float(mine[:, 2].sum())
-            add([(int(f) * parts + p, float(n)) for f, _, n in mine], 1.0, np.floor(most + 1e-9))
+            most = np.floor(share + float(mine[:, 2].sum()) + 1e-9)
+            program.add([(int(f) * parts + p, float(n)) for f, _, n in mine], 1.0, float(most))
+
+
+def _add_equal_counts(program: _Program, structure: Structure, parts: int) -> None:
+    """Each part takes as many out of each row as out of the first."""
     for constraint in np.unique(structure.rows[:, 1]):
         mine = structure.rows[structure.rows[:, 1] == constraint]
         first = mine[mine[:, 2] == 0]
@@ -127,32 +170,9 @@ def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], *, 
             here = mine[mine[:, 2] == row]
             for p in range(parts):
                 plus = [(int(f) * parts + p, float(n)) for f, _, _, n in here]
+                minus = [(int(f) * parts + p, -float(n)) for f, _, _, n in first]
                 if row == 0:
-                    add(plus, 1.0 - float(shared[0]), np.inf)
+                    program.add(plus, 1.0 - float(shared[0]), np.inf)
                 else:
                     missing = float(shared[0] - shared[row])
-                    add(plus + [(int(f) * parts + p, -float(n)) for f, _, _, n in first], missing, missing)
-    for f in range(families):  # deviation >= |count - exact|, which the objective sums
-        for p in range(parts):
-            v = f * parts + p
-            add([(variables + v, 1.0), (v, -1.0)], -float(exact[f, p]), np.inf)
-            add([(variables + v, 1.0), (v, 1.0)], float(exact[f, p]), np.inf)
-    rows, columns, values = zip(*entries, strict=True)
-    matrix = coo_array((values, (rows, columns)), shape=(len(lower), 2 * variables)).tocsr()
-    low = np.zeros(2 * variables)
-    high = np.concatenate([np.repeat(sizes, parts).astype(float), np.full(variables, np.inf)])
-    if near:
-        low[:variables] = np.maximum(0, np.floor(exact.ravel() + 1e-9) - 1)
-        high[:variables] = np.minimum(high[:variables], np.ceil(exact.ravel() - 1e-9) + 1)
-    whole = np.concatenate([np.ones(variables), np.zeros(variables)])
-    goal = np.concatenate([np.zeros(variables), np.ones(variables)])
-    result = milp(
-        goal,
-        integrality=whole,
-        bounds=Bounds(low, high),
-        constraints=LinearConstraint(matrix, lower, upper),
-        options={"time_limit": 60.0},
-    )
-    if result.x is None:
-        return None
-    return np.round(result.x[:variables]).astype(np.int64).reshape(families, parts)
+                    program.add(plus + minus, missing, missing)
