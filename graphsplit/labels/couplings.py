@@ -54,7 +54,8 @@ class Couplings:
         _, component = connected_components(graph, directed=False)
         first = np.full(int(component.max()) + 1 if count else 0, count, np.int64)
         np.minimum.at(first, component, np.arange(count))
-        return first[component]
+        found: Ids = first[component]
+        return found
 
 
 def resolve(labels: Ids, classes: Ids) -> Ids:

@@ -146,7 +146,8 @@ def _solve(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64], *, 
     )
     if result.x is None:
         return None
-    return np.round(result.x[:variables]).astype(np.int64).reshape(families, parts)
+    found: Ids = np.round(result.x[:variables]).astype(np.int64).reshape(families, parts)
+    return found
 
 
 def _add_layers(program: _Program, structure: Structure, exact: npt.NDArray[np.float64]) -> None:
