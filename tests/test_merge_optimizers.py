@@ -42,7 +42,7 @@ def made(name: str, optimizer: str) -> tuple[ModuleSplit, tuple[Any, ...], list[
     for count, (m, steps) in enumerate(zip(split.submodels, optimizers, strict=True), start=3):
         for _ in range(count):
             steps.zero_grad()
-            m.train()(*args).square().sum().mul(count).backward()
+            m.train()(*args).square().mean().mul(count).backward()
             steps.step()
     return split, args, optimizers
 
