@@ -96,7 +96,7 @@ def test_an_unseeded_choice_would_be_noticed(tmp_path: Path, monkeypatch: pytest
     unseeded = np.random.default_rng()
 
     def careless(atoms: int, sizes: Ids, rng: np.random.Generator) -> Ids:
-        return unseeded.permutation(graphsplit.partition.contiguous(atoms, sizes, rng))
+        return unseeded.permutation(graphsplit.partition._contiguous(atoms, sizes, rng))
 
     monkeypatch.setitem(graphsplit.partition.STRATEGIES, "random", careless)
     source = write(ALL["lenet"](), tmp_path)
