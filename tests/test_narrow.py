@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from graphsplit.narrow import SubModel, narrow
 from graphsplit.network import make, prepare
+from graphsplit.splitting import split
+from graphsplit.verification import verify
 from tests.laws.check import write
 from tests.networks import NETWORKS
+from tests.networks.builder import Net
 
 
 def parts(name: str, k: int, folder: Path, **options: object) -> list[SubModel]:
@@ -60,3 +64,19 @@ def test_the_source_is_left_alone(tmp_path: Path) -> None:
         narrow(plan, network.dialect, part)
     assert network.graph.nodes == before[0]
     assert {name: t.numpy().tobytes() for name, t in network.graph.tensors.items()} == before[1]
+
+
+def test_a_size_that_changes_with_a_dynamic_axis_goes_on_changing(tmp_path: Path) -> None:
+    """A target shape that holds sequence times width: a part's is computed, not the one of the planned length."""
+    net = Net("dynamic_width")
+    x = net.input("x", ("batch", "seq", 6))
+    y = net.op("Relu", net.op("MatMul", x, net.param("w1", (6, 8), "weight")))
+    shape = net.op("Shape", y)
+    batch, seq = (net.op("Gather", shape, net.constant([i])) for i in range(2))
+    flat = net.op("Reshape", y, net.concat(batch, net.op("Mul", seq, net.constant([8])), axis=0))
+    back = net.op("Reshape", flat, net.concat(batch, seq, net.constant([8]), axis=0))
+    net.output(net.op("MatMul", net.declare(back, ("batch", "seq", 8)), net.param("w2", (8, 3), "weight")), "y")
+    onnx.save(net.build(), tmp_path / "m.onnx")
+    split(tmp_path / "m.onnx", 2, out=tmp_path / "parts")
+    found = verify(tmp_path / "parts")
+    assert found.passed, [check for check in found.checks if not check.passed]
