@@ -24,8 +24,18 @@ Shapes = Mapping[str, Any] | Sequence[Any] | None
 
 
 @dataclass(frozen=True)
+class Convention:
+    """How a program is called: which flat arguments are tensors, which ones the export has fixed, and their trees."""
+
+    in_spec: Any
+    out_spec: Any
+    positions: tuple[int, ...]
+    constants: Mapping[int, Any]
+
+
+@dataclass(frozen=True)
 class TorchProgram:
-    """An exported module: its neutral graph, and what the graph doesn't say.
+    """A module as torch.export sees it: its neutral graph, and what the graph doesn't say.
 
     `parameters` and `buffers` are the names of tensors by kind, in the module's order; `frozen` are the parameters that take
     no gradient, `state` the buffers that running the module may change, and `temporary` those that a state dict leaves out.
@@ -35,7 +45,7 @@ class TorchProgram:
     """
 
     graph: Graph
-    exported: ExportedProgram
+    convention: Convention
     training: bool
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
@@ -77,7 +87,7 @@ def read(
     changed = {reader.names[hole] for hole in reader.changed} & tensors.keys()
     return TorchProgram(
         graph,
-        exported,
+        _convention(exported),
         model.training if isinstance(model, torch.nn.Module) else _training(graph),
         names.parameters,
         names.buffers,
@@ -90,6 +100,13 @@ def read(
         tuple(reader.results),
         reader.hints,
     )
+
+
+def _convention(exported: ExportedProgram) -> Convention:
+    specs = [s for s in exported.graph_signature.input_specs if s.kind == InputKind.USER_INPUT]
+    constants = {i: s.arg.value for i, s in enumerate(specs) if isinstance(s.arg, ConstantArgument)}
+    call = exported.call_spec
+    return Convention(call.in_spec, call.out_spec, tuple(i for i in range(len(specs)) if i not in constants), constants)
 
 
 def _effects(graph: Graph, reader: Reader) -> tuple[int, ...]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.export.graph_signature import ConstantArgument
 
-from graphsplit.formats.torch_graph import TorchProgram
+from graphsplit.formats.torch_graph import Convention, TorchProgram
 from graphsplit.formats.torch_nodes import size_names
 from graphsplit.graph import Graph, Node, Value
 
@@ -24,18 +24,15 @@ TRAINING = "training:"
 class Mode:
     """How one mode is called, in the names of the joint graph.
 
-    `inputs` are the values of the flat arguments at `positions`; `constants` are the other flat arguments, which the export
-    has fixed. `results` are the flat results, `effects` the nodes that only update a buffer.
+    `inputs` are the values of the flat arguments at the convention's positions, `results` the flat results, `effects` the
+    nodes that only update a buffer.
     """
 
     training: bool
     inputs: tuple[str, ...]
-    positions: tuple[int, ...]
-    constants: Mapping[int, Any]
     results: tuple[str | ConstantArgument, ...]
     effects: tuple[Node, ...]
-    in_spec: Any
-    out_spec: Any
+    convention: Convention
 
     def nodes(self, graph: Graph) -> tuple[Node, ...]:
         """The nodes of a (narrowed or merged) joint graph that this mode runs, its effects last.
@@ -95,8 +92,7 @@ def _same(one: TorchProgram, other: TorchProgram) -> bool:
         a.nodes == b.nodes
         and a.inputs == b.inputs
         and a.tensors.keys() == b.tensors.keys()
-        and one.exported.call_spec.in_spec == other.exported.call_spec.in_spec
-        and one.exported.call_spec.out_spec == other.exported.call_spec.out_spec
+        and one.convention == other.convention
         and _texts(one) == _texts(other)
         and all(name in one.parameters or name in one.buffers for name in a.tensors)
     )
@@ -107,19 +103,13 @@ def _texts(program: TorchProgram) -> list[str]:
 
 
 def _mode(program: TorchProgram, *, training: bool) -> Mode:
-    specs = [s for s in program.exported.graph_signature.input_specs if s.kind == InputKind.USER_INPUT]
-    constants = {i: s.arg.value for i, s in enumerate(specs) if isinstance(s.arg, ConstantArgument)}
-    call = program.exported.call_spec
     effects = tuple(program.graph.nodes[i] for i in program.effects)
     return Mode(
         training,
         tuple(value.name for value in program.graph.inputs),
-        tuple(i for i in range(len(specs)) if i not in constants),
-        constants,
         program.results,
         effects,
-        call.in_spec,
-        call.out_spec,
+        program.convention,
     )
 
 

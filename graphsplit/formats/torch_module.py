@@ -7,32 +7,19 @@ does; `train()` and `eval()` choose between generated functions where the source
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphsplit.formats.torch_code import Function, function, own_of
-from graphsplit.formats.torch_modes import Mode, Modes
+from graphsplit.formats.torch_holders import Holders, Source
+from graphsplit.formats.torch_modes import Mode
 from graphsplit.formats.torch_tensors import TorchTensor, to_torch
 from graphsplit.graph import Graph, Tensor
-
-
-@dataclass(frozen=True)
-class Holders:
-    """What a module holds: tensors by qualified name, in the order of its state dict, and what kind each is.
-
-    `names` gives for every name, aliases too, the name that the graph knows the tensor by.
-    """
-
-    names: Mapping[str, str]
-    parameters: frozenset[str]
-    frozen: frozenset[str]
-    temporary: frozenset[str]
-    devices: Mapping[str, torch.device] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +33,8 @@ class Call:
     """The number of arguments where they're all tensors, given by position: then nothing has to be flattened. Else -1."""
     single: bool
     """Whether the result is one tensor."""
+    fixed: tuple[tuple[tuple[int, int], ...], ...]
+    """For each tensor that is given the axes whose size the export has fixed, and that size."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Call:
         return self
@@ -53,20 +42,29 @@ class Call:
     def flat(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The tensors among the arguments. Raises TypeError for arguments of another form than the exported ones."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        if spec != self.mode.in_spec:
+        if spec != self.mode.convention.in_spec:
             args, kwargs = self._arranged(args, kwargs)
             leaves, spec = pytree.tree_flatten((args, kwargs))
-        if spec != self.mode.in_spec:
+        if spec != self.mode.convention.in_spec:
             raise TypeError(
-                f"the network was split for arguments of the form {self.mode.in_spec}, and these are {spec}"
+                f"the network was split for arguments of the form {self.mode.convention.in_spec}, and these are {spec}"
             )
-        for position, value in self.mode.constants.items():
+        for position, value in self.mode.convention.constants.items():
             given = leaves[position]
             if type(given) is not type(value) or given != value:
                 raise TypeError(
                     f"the network was split with {value!r} as argument {position}, which is fixed: not {given!r}"
                 )
-        return [leaves[position] for position in self.mode.positions]
+        return [leaves[position] for position in self.mode.convention.positions]
+
+    def refuse(self, position: int, given: torch.Tensor) -> NoReturn:
+        """Raise ValueError for an input whose size the export has fixed otherwise."""
+        fixed = dict(self.fixed[position])
+        wanted = ", ".join(str(fixed.get(axis, "any")) for axis in range(max(given.ndim, 1 + max(fixed, default=0))))
+        raise ValueError(
+            f"input {self.mode.inputs[position].rpartition(':')[2]!r} has shape {list(given.shape)}, and the network was "
+            f"split for [{wanted}]: name the axes that vary when splitting, with dynamic_shapes"
+        )
 
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same arguments by position and by name as the source was exported with them."""
@@ -74,7 +72,7 @@ class Call:
             return args, kwargs
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        positional, named = self.mode.in_spec.children()
+        positional, named = self.mode.convention.in_spec.children()
         given = list(bound.arguments)[: positional.num_children]
         return (
             tuple(bound.arguments[name] for name in given),
@@ -96,37 +94,51 @@ class SplitModule(nn.Module):
         super().__init__()
         self._calls: dict[bool, Call] = {}
         self.names: Mapping[str, str] = {}
-        self.source: object = None
+        self.source: Source | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the source's forward does."""
         call = self._calls[self.training]
         flat = args if len(args) == call.plain and not kwargs else call.flat(args, kwargs)
+        for position, axes in enumerate(call.fixed):
+            shape = flat[position].shape if axes else ()
+            for axis, size in axes:
+                if axis >= len(shape) or shape[axis] != size:
+                    call.refuse(position, flat[position])
         result = call.function(self, *flat)
         if call.single:
             return result
-        return pytree.tree_unflatten(result if isinstance(result, tuple) else (result,), call.mode.out_spec)
+        return pytree.tree_unflatten(result if isinstance(result, tuple) else (result,), call.mode.convention.out_spec)
 
 
-def write(modes: Modes, graph: Graph, holders: Holders, signature: inspect.Signature | None = None) -> SplitModule:
-    """A module for a joint graph, narrowed or merged, with fresh parameters that copy its tensors."""
+def write(source: Source, graph: Graph, holders: Holders | None = None) -> SplitModule:
+    """A module for a source's graph, narrowed or merged, with fresh parameters that copy its tensors."""
+    holders = holders or source.holders
     module = SplitModule()
     module.names = dict(holders.names)
     places = _held(module, graph, holders)
     held = {name: place for name, place in places.items() if name in holders.parameters and isinstance(place, str)}
     own = own_of({name: module.get_parameter(place) for name, place in held.items()})
-    for mode in modes.modes:
+    for mode in source.modes.modes:
         code = function(module, graph, mode, places, own)
-        call = Call(mode, code, signature, _plain(mode), mode.out_spec.is_leaf())
-        for training in (mode.training,) if len(modes.modes) > 1 else (False, True):
+        single = mode.convention.out_spec.is_leaf()
+        call = Call(mode, code, source.signature, _plain(mode), single, _fixed(mode, graph))
+        for training in (mode.training,) if len(source.modes.modes) > 1 else (False, True):
             module._calls[training] = call
     return module
 
 
 def _plain(mode: Mode) -> int:
-    positional, named = mode.in_spec.children()
+    positional, named = mode.convention.in_spec.children()
     leaves = all(child.is_leaf() for child in positional.children())
-    return positional.num_children if leaves and not named.num_children and not mode.constants else -1
+    return positional.num_children if leaves and not named.num_children and not mode.convention.constants else -1
+
+
+def _fixed(mode: Mode, graph: Graph) -> tuple[tuple[tuple[int, int], ...], ...]:
+    shapes = {value.name: value.shape or () for value in graph.inputs}
+    return tuple(
+        tuple((axis, size) for axis, size in enumerate(shapes[name]) if isinstance(size, int)) for name in mode.inputs
+    )
 
 
 def _held(module: nn.Module, graph: Graph, holders: Holders) -> dict[str, str | float]:
@@ -174,51 +186,6 @@ def _register(module: nn.Module, name: str, tensor: torch.Tensor, *, persistent:
         owner.register_parameter(last, tensor)
     else:
         owner.register_buffer(last, tensor, persistent=persistent)
-
-
-def holders_of(model: nn.Module, modes: Modes) -> Holders:
-    """What a source module holds, in the order of its state dict, for the names of its program."""
-    program = modes.program
-    names: dict[str, str] = {}
-    by_identity: dict[int, str] = {}
-    devices: dict[str, torch.device] = {}
-    temporary = set(program.temporary)
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
-        for last, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None:
-                continue
-            name = prefix + last
-            known = program.aliases.get(name, name)
-            known = known if known in program.graph.tensors else by_identity.get(id(tensor), known)
-            by_identity.setdefault(id(tensor), known)
-            if known in program.graph.tensors:
-                names[name] = known
-                devices[known] = tensor.device
-            if last in module._non_persistent_buffers_set:
-                temporary.add(known)
-    return Holders(names, frozenset(program.parameters), program.frozen, frozenset(temporary), devices)
-
-
-def with_copies(holders: Holders, graph: Graph, copies: Mapping[str, str]) -> Holders:
-    """What a merged module holds: `copies` gives for each copy's name the tensor that it is a copy of."""
-    of: dict[str, list[str]] = {}
-    for copy, name in sorted(copies.items()):
-        of.setdefault(name, []).append(copy)
-    names: dict[str, str] = {}
-    for name, known in holders.names.items():
-        if known in graph.tensors:
-            names[name] = known
-        for copy in of.get(known, ()):
-            suffix = copy.removeprefix(known)
-            # where the whole is there as well, its name is taken
-            names[name + (suffix.replace(".", "_", 1) if known in graph.tensors else suffix)] = copy
-
-    def spread(chosen: Iterable[str]) -> frozenset[str]:
-        return frozenset(item for name in chosen for item in (name, *of.get(name, ())))
-
-    devices = {item: device for name, device in holders.devices.items() for item in (name, *of.get(name, ()))}
-    return Holders(names, spread(holders.parameters), spread(holders.frozen), spread(holders.temporary), devices)
 
 
 def code(module: SplitModule, *, training: bool) -> Sequence[str]:

@@ -5,43 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-from graphsplit.graph import Graph, WeightlessTensor
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from graphsplit.formats.torch_holders import Source
     from graphsplit.formats.torch_modes import Modes
-    from graphsplit.formats.torch_module import Holders, SplitModule
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """What is known of a module besides its weights: its modes in one program, what it holds, how its forward is called."""
-
-    modes: Modes
-    holders: Holders
-    signature: inspect.Signature | None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
-        return self
-
-    @property
-    def graph(self) -> Graph:
-        """The joint graph of the modes."""
-        return self.modes.program.graph
-
-    def narrowed(self, graph: Graph) -> Source:
-        """The same for a sub-model's graph, without its weights: those the module itself holds."""
-        held = set(self.holders.names.values())
-        tensors = {
-            name: WeightlessTensor(tensor.shape, tensor.dtype) if name in held else tensor
-            for name, tensor in graph.tensors.items()
-        }
-        program = replace(self.modes.program, graph=graph.replace(tensors=tensors))
-        return replace(self, modes=replace(self.modes, program=program))
+    from graphsplit.formats.torch_module import SplitModule
 
 
 def source_of(
@@ -52,27 +23,33 @@ def source_of(
 ) -> Source:
     """Export a module in both modes; of a sub-model, take the graph that it was written from.
 
-    Raises UnsupportedError for what torch.export can't follow.
+    Without `dynamic_shapes` the batch stays free where that is possible. Raises UnsupportedError for what torch.export can't
+    follow.
     """
     from graphsplit.formats.torch_graph import read
+    from graphsplit.formats.torch_holders import Source, holders_of
     from graphsplit.formats.torch_modes import joined
-    from graphsplit.formats.torch_module import SplitModule, holders_of
+    from graphsplit.formats.torch_module import SplitModule
+    from graphsplit.formats.torch_shapes import with_free_batch
 
-    if isinstance(model, SplitModule) and isinstance(model.source, Source):
+    if isinstance(model, SplitModule) and model.source is not None:
         return _refilled(model, model.source)
-    programs = []
-    for training in (False, True):
-        with _mode(model, training=training):
-            programs.append(read(model, args, kwargs, dynamic_shapes))
-    modes = joined(*programs)
+
+    def both(args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Any) -> Modes:
+        programs = []
+        for training in (False, True):
+            with _mode(model, training=training):
+                programs.append(read(model, args, kwargs, shapes))
+        return joined(*programs)
+
+    free = dynamic_shapes is None
+    modes = with_free_batch(args, kwargs, both) if free else both(args, dict(kwargs or {}), dynamic_shapes)
     return Source(modes, holders_of(model, modes), inspect.signature(model.forward))
 
 
 def _refilled(model: SplitModule, source: Source) -> Source:
     """A sub-model's source with the weights that it has now."""
-    tensors = {**source.graph.tensors, **held_tensors(model, source)}
-    program = replace(source.modes.program, graph=source.graph.replace(tensors=tensors))
-    return replace(source, modes=replace(source.modes, program=program))
+    return source.with_graph(source.graph.replace(tensors={**source.graph.tensors, **held_tensors(model, source)}))
 
 
 def held_tensors(model: nn.Module, source: Source) -> dict[str, Any]:

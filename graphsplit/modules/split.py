@@ -19,7 +19,7 @@ from graphsplit.manifest import Manifest, Options
 from graphsplit.merging import Layers, LeafModel, Needs, Opened, merged_graph, merged_tensor_of, outward
 from graphsplit.modules.fold import folded
 from graphsplit.modules.optimizers import merge_into
-from graphsplit.modules.source import Source, held_tensors, source_of
+from graphsplit.modules.source import held_tensors, source_of
 from graphsplit.narrow import narrow
 from graphsplit.network import make
 from graphsplit.planning import Plan
@@ -30,6 +30,8 @@ from graphsplit.torch_network import prepare_torch
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from graphsplit.formats.torch_holders import Source
 
 
 def split_module(
@@ -78,7 +80,7 @@ def split_module(
     submodels: list[nn.Module] = []
     for part, found in enumerate(narrowed):
         graph = rescaled(plan, found.graph, part) if init == "rescale" else found.graph
-        module = write(source.modes, graph, source.holders, source.signature)
+        module = write(source, graph)
         module.source = source.narrowed(found.graph)
         submodels.append(module.train(model.training))
     return ModuleSplit(submodels, source, opened, model)
@@ -115,14 +117,15 @@ class ModuleSplit:
         Where a layer takes statistics over all of its vertices, it is there once for each part. `trained` replaces the
         sub-models, in part order: modules, their state dicts, or further splits of them.
         """
-        from graphsplit.formats.torch_module import with_copies, write
+        from graphsplit.formats.torch_holders import with_copies
+        from graphsplit.formats.torch_module import write
 
         leaves = self.leaves(trained, allow_nonfinite=allow_nonfinite)
         graph = self._graph(leaves, "duplicated")
         refuse_sliced_state(graph, self.source.modes.program.state)
         copies = self._copies(graph, leaves)
         graph = apart(graph, leaves)
-        module = write(self.source.modes, graph, with_copies(self.source.holders, graph, copies), self.source.signature)
+        module = write(self.source, graph, with_copies(self.source.holders, graph, copies))
         self.written.append(weakref.ref(module))
         return module.train(self.model.training)
 
@@ -158,7 +161,7 @@ class ModuleSplit:
         from graphsplit.formats.torch_module import write
 
         graph = self._graph(self.leaves(), "original")
-        one = write(self.source.modes, graph, self.source.holders, self.source.signature).eval()
+        one = write(self.source, graph).eval()
         other = self.merge().eval()
         with torch.no_grad():
             pairs = zip(
