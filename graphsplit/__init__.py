@@ -16,7 +16,7 @@ from graphsplit.errors import (
 )
 
 if TYPE_CHECKING:
-    from graphsplit.api import load, merge, plan, split
+    from graphsplit.api import load, load_module, merge, plan, reopen, split
     from graphsplit.merging import Merge
     from graphsplit.modules import ModuleSplit
     from graphsplit.splitting import Split
@@ -35,14 +35,18 @@ __all__ = [
     "UnsupportedError",
     "Verification",
     "load",
+    "load_module",
     "merge",
     "plan",
+    "reopen",
     "split",
     "verify",
 ]
 
 _HOMES = {
     "load": "graphsplit.api",
+    "load_module": "graphsplit.api",
+    "reopen": "graphsplit.api",
     "plan": "graphsplit.api",
     "split": "graphsplit.api",
     "Split": "graphsplit.splitting",

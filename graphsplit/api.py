@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from graphsplit import merging, splitting
 from graphsplit.formats.onnx_file import load
 from graphsplit.graph import Graph
-from graphsplit.labels.decide import Outputs
-from graphsplit.merging import Layers, Merge, Scale
-from graphsplit.network import make, prepare
+from graphsplit.merging import Layers, Merge
+from graphsplit.network import prepare
+from graphsplit.options import Choices, Scale, SplitOptions
 from graphsplit.planning import Plan
-from graphsplit.splitting import Init, Progress, Split
+from graphsplit.splitting import Progress, Split
 
 if TYPE_CHECKING:
     from torch import nn
 
     from graphsplit.modules import ModuleSplit
 
-__all__ = ["load", "merge", "plan", "split"]
+__all__ = ["load", "load_module", "merge", "plan", "reopen", "split"]
 
 
 @overload
@@ -31,19 +32,10 @@ def split(
     k: int,
     *,
     out: str | os.PathLike[str],
-    strategy: str = "contiguous",
-    seed: int = 0,
-    shares: Sequence[float] | None = None,
-    keep: Iterable[str] = (),
-    trainable: Iterable[str] = (),
-    constant: Iterable[str] = (),
-    outputs: Outputs = "auto",
-    rules: Iterable[str] = (),
-    sizes: Mapping[str, int] | None = None,
-    init: Init = "keep",
     force: bool = False,
     progress: Progress | None = None,
-) -> Split: ...
+    **options: Unpack[SplitOptions],
+) -> Split[Path]: ...
 
 
 @overload
@@ -54,25 +46,19 @@ def split(
     *,
     k: int,
     dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
-    strategy: str = "contiguous",
-    seed: int = 0,
-    shares: Sequence[float] | None = None,
-    keep: Iterable[str] = (),
-    trainable: Iterable[str] = (),
-    constant: Iterable[str] = (),
-    outputs: Outputs = "auto",
-    rules: Iterable[str] = (),
-    sizes: Mapping[str, int] | None = None,
-    init: Init = "keep",
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[SplitOptions],
 ) -> ModuleSplit: ...
 
 
-def split(model: Any, *args: Any, **options: Any) -> Split | ModuleSplit:
+def split(model: Any, *args: Any, **options: Any) -> Split[Any]:
     """Cut a network by width into `k` standalone sub-models.
 
     An ONNX file (or a loaded Graph): `split(model, k, *, out, …)` writes the sub-models with their manifest into the folder
     `out`; nothing is written unless everything is. A torch module: `split(model, args, kwargs=None, *, k, …)` takes its inputs
-    as `torch.export` does and gives modules.
+    as `torch.export` does and gives modules; they are written as well where `out` is given.
 
     `init="rescale"` multiplies each hidden weight by the square root of how much its fan-in shrinks, so that signals keep
     their size; "keep" leaves slices as they are.
@@ -86,23 +72,32 @@ def split(model: Any, *args: Any, **options: Any) -> Split | ModuleSplit:
     return splitting.split(model, *args, **options)
 
 
-def plan(
-    model: Graph | str | os.PathLike[str],
-    k: int,
-    *,
-    strategy: str = "contiguous",
-    seed: int = 0,
-    shares: Sequence[float] | None = None,
-    keep: Iterable[str] = (),
-    trainable: Iterable[str] = (),
-    constant: Iterable[str] = (),
-    outputs: Outputs = "auto",
-    rules: Iterable[str] = (),
-    sizes: Mapping[str, int] | None = None,
-) -> Plan:
+def load_module(path: str | os.PathLike[str]) -> nn.Module:
+    """The torch module in a `.pt2` file that a split or a merge wrote, with the weights that lie beside it.
+
+    It needs none of the code that the source was made of, is in evaluation mode, and trains in both. Raises FormatError.
+    """
+    from graphsplit.formats.torch_archive import load
+
+    return load(path)
+
+
+def reopen(folder: str | os.PathLike[str], model: nn.Module | None = None) -> ModuleSplit:
+    """The split of a torch module that was written into a folder, with the weights that its sub-models have there now.
+
+    `model` is the module that was split, made again: `merge_optimizers` finds its parameters by identity.
+
+    Raises ManifestError, FormatError or MergeError.
+    """
+    from graphsplit.modules.folder import open_folder
+
+    return open_folder(folder, model)
+
+
+def plan(model: Graph | str | os.PathLike[str], k: int, **options: Unpack[SplitOptions]) -> Plan:
     """Compute how a network would be split into `k` parts; nothing is written. Raises GraphsplitError."""
-    network = prepare(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
-    return make(network, k, strategy=strategy, seed=seed, shares=shares, keep=keep, outputs=outputs)
+    chosen = Choices.of(options)
+    return chosen.plan(prepare(model, **chosen.preparing), k)
 
 
 def merge(
@@ -126,7 +121,10 @@ def merge(
 
     Raises ManifestError, FormatError or MergeError, with nothing written.
     """
-    done = merging.merge(
+    from graphsplit.modules.folder import is_module_split, merge_folder
+
+    merged = merge_folder if is_module_split(folder) else merging.merge
+    done = merged(
         folder,
         trained,
         out=out,

@@ -44,3 +44,7 @@ class ManifestError(GraphsplitError):
 
 class MergeError(GraphsplitError):
     """Sub-models that do not fit their manifest: missing, extra, misshapen or non-finite tensors, or another split."""
+
+
+class RunError(GraphsplitError):
+    """A network that a runtime doesn't load, or doesn't run on some inputs."""

@@ -19,6 +19,8 @@ from graphsplit.errors import FormatError
 
 Dim = int | str | None
 Array = npt.NDArray[np.generic]
+TRAINING = "training:"
+"""In front of the names that training mode's half has in a graph that holds both modes of a network."""
 AttributeValue = int | float | str | bytes | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | Array
 
 

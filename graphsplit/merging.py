@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,8 @@ from graphsplit.graph import Graph, Tensor
 from graphsplit.labels import PRIVATE
 from graphsplit.manifest import Manifest, ParameterEntry, parameter_entries
 from graphsplit.narrow import SubModel, narrow
-from graphsplit.network import Network, make, prepare
+from graphsplit.network import Network, prepare
+from graphsplit.options import Choices, Scale
 from graphsplit.planning import Plan
 from graphsplit.recombine.compose import compose
 from graphsplit.recombine.match import match_parts
@@ -29,9 +30,9 @@ from graphsplit.recombine.tensors import LazyMerged
 from graphsplit.recombine.tensors import Leaf as TensorLeaf
 from graphsplit.recombine.watched import reporting
 from graphsplit.selection import Selected, Selection
+from graphsplit.torch_network import prepare_torch
 
 Layers = Literal["duplicated", "original"]
-Scale = Literal["weights", "activation"]
 Progress = Callable[[str, int, int], None]
 Trained = tuple[str, Mapping[str, Tensor], Mapping[str, str]]
 
@@ -97,30 +98,25 @@ def open_split(folder: str | os.PathLike[str], *, output_scale: Scale = "weights
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    options = manifest.options
-    source = load_weightless(inside(folder, manifest.source.file))
-    network = prepare(
-        source,
-        trainable=options.trainable,
-        constant=options.constant,
-        rules=options.rules,
-        sizes=options.sizes,
+    chosen = Choices.recorded(manifest.options)
+    network = _network(inside(folder, manifest.source.file), chosen)
+    _check_digest(
+        structure_digest(network.graph, network.changing), manifest.source.digest, manifest.source.file, folder
     )
-    _check_digest(structure_digest(source, network.trained), manifest.source.digest, manifest.source.file, folder)
-    plan = make(
-        network,
-        manifest.parts,
-        strategy=options.strategy,
-        seed=options.seed,
-        shares=options.shares,
-        keep=options.keep,
-        outputs=options.outputs,  # type: ignore[arg-type]
-        output_scale=output_scale,
-    )
+    plan = chosen.plan(network, manifest.parts, output_scale=output_scale)
     submodels = tuple(narrow(plan, network.dialect, part) for part in range(manifest.parts))
     for submodel, entry in zip(submodels, manifest.submodels, strict=True):
-        _check_digest(structure_digest(submodel.graph, network.trained), entry.digest, entry.file, folder)
+        _check_digest(structure_digest(submodel.graph, network.changing), entry.digest, entry.file, folder)
     return Opened(folder, manifest, network, plan, submodels, _entries(manifest, plan, submodels, folder))
+
+
+def _network(path: Path, chosen: Choices) -> Network:
+    """The source of a split, without its weights, ready to be planned again."""
+    if path.suffix != ".json":
+        return prepare(load_weightless(path), **chosen.preparing)
+    from graphsplit.formats.torch_archive import load_source
+
+    return prepare_torch(load_source(path), **chosen.preparing)
 
 
 def _entries(
@@ -194,7 +190,7 @@ def read_leaves(
             f"{len(paths)} trained sub-models were given, and the split has {opened.manifest.parts} parts",
             hint="give one file for each part, or none to take those in the folder",
         )
-    given = [_read(path) for path in paths]
+    given = [_read(path, opened.network.graph.tensors) for path in paths]
     known = [name for name in opened.network.graph.tensors if name not in opened.network.trained]
     constants = {name for submodel in opened.submodels for name in submodel.graph.tensors} | set(known)
     matched = match_parts(
@@ -226,14 +222,10 @@ def _slices(opened: Opened, name: str, part: int) -> Selection:
     return opened.manifest.selection(name, part)
 
 
-def _read(path: Path) -> tuple[Trained, tuple[Opened, list[LeafModel]] | None]:
-    if not path.is_dir():
-        tensors, metadata = read_trained(path)
-        return (str(path), tensors, metadata), None
+def _read(path: Path, names: Collection[str]) -> tuple[Trained, tuple[Opened, list[LeafModel]] | None]:
     if not (path / MANIFEST_NAME).exists():
-        raise MergeError(
-            f"{str(path)!r} is a folder without {MANIFEST_NAME}", hint="give a file, or the folder of a split"
-        )
+        tensors, metadata = read_trained(path, names=names)
+        return (str(path), tensors, metadata), None
     opened = open_split(path)
     leaves = read_leaves(opened)
     merged = {name: merged_tensor_of(opened, name, leaves) for name in opened.entries}

@@ -49,6 +49,11 @@ class Network:
     facts: Facts
     others: Facts
 
+    @property
+    def changing(self) -> frozenset[str]:
+        """The tensors that training or running the network changes."""
+        return self.trained
+
     def located(self, error: UnsupportedError) -> UnsupportedError:
         """A refusal as the user should read it: a network that came from source code adds its line."""
         return error

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Generic, TypeVar, Unpack
 
 import numpy as np
 
-from graphsplit.errors import PlanError, UnsupportedError
+from graphsplit.errors import UnsupportedError
 from graphsplit.files import MANIFEST_NAME, OutputFolder
 from graphsplit.formats.onnx_file import save, structure_digest, weightless
 from graphsplit.graph import Graph, Tensor
 from graphsplit.labels import OUTPUT, PRIVATE, Labels
-from graphsplit.labels.decide import Outputs
 from graphsplit.manifest import (
     GroupTable,
     Manifest,
@@ -29,27 +27,34 @@ from graphsplit.manifest import (
 )
 from graphsplit.narrow import SubModel, narrow
 from graphsplit.narrow.tensors import SlicedTensor
-from graphsplit.network import Network, make, prepare, trained_record
+from graphsplit.network import Network, prepare, trained_record
+from graphsplit.options import Choices, SplitOptions
 from graphsplit.planning import Plan
 from graphsplit.recombine.match import PART_KEY, SPLIT_KEY
 
 SOURCE_NAME = "source.onnx"
 Progress = Callable[[str, int, int], None]
-Init = Literal["keep", "rescale"]
+SubModelT = TypeVar("SubModelT")
 
 
-@dataclass(frozen=True)
-class Split:
-    """A split on disk: its folder, its manifest, and the plan that it was made from."""
+class Split(Generic[SubModelT]):
+    """A split: which part owns what, its sub-models (files, or torch modules), and the way back.
 
-    folder: Path
+    `folder` is where it lies on disk, if it does. A file is split into a `Split[Path]`, a module into a `ModuleSplit`.
+    """
+
+    folder: Path | None
     manifest: Manifest
     plan: Plan
+    submodels: Sequence[SubModelT]
+
+    def __init__(self, folder: Path | None, manifest: Manifest, plan: Plan, submodels: Sequence[SubModelT]) -> None:
+        self.folder, self.manifest, self.plan, self.submodels = folder, manifest, plan, submodels
 
     @property
-    def submodels(self) -> tuple[Path, ...]:
-        """The files of the sub-models, in part order."""
-        return tuple(self.folder / entry.file for entry in self.manifest.submodels)
+    def parts(self) -> int:
+        """The number of sub-models."""
+        return self.manifest.parts
 
 
 def split(
@@ -57,38 +62,21 @@ def split(
     k: int,
     *,
     out: str | os.PathLike[str],
-    strategy: str = "contiguous",
-    seed: int = 0,
-    shares: Sequence[float] | None = None,
-    keep: Iterable[str] = (),
-    trainable: Iterable[str] = (),
-    constant: Iterable[str] = (),
-    outputs: Outputs = "auto",
-    rules: Iterable[str] = (),
-    sizes: Mapping[str, int] | None = None,
-    init: Init = "keep",
     force: bool = False,
     progress: Progress | None = None,
-) -> Split:
+    **options: Unpack[SplitOptions],
+) -> Split[Path]:
     """Cut an ONNX network by width into `k` standalone sub-models, and write them with their manifest into `out`.
 
-    `init="rescale"` multiplies each hidden weight by the square root of how much its fan-in shrinks, so that signals keep
-    their size; "keep" leaves slices as they are. Nothing is written unless everything is.
-
-    Raises GraphsplitError for whatever can't be split exactly, with the reason.
+    Nothing is written unless everything is. Raises GraphsplitError for whatever can't be split exactly, with the reason.
     """
-    if init not in ("keep", "rescale"):
-        raise PlanError(f"there is no initialisation {init!r}", hint="choose keep or rescale")
-    keep, trainable, constant, rules = tuple(keep), tuple(trainable), tuple(constant), tuple(rules)
-    network = prepare(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
-    plan = make(network, k, strategy=strategy, seed=seed, shares=shares, keep=keep, outputs=outputs)
-    options = Options(
-        plan.partition.shares, strategy, seed, init, keep, trainable, constant, outputs, rules, dict(network.sizes)
-    )
+    chosen = Choices.of(options)
+    network = prepare(model, **chosen.preparing)
+    plan = chosen.plan(network, k)
     protect = [] if isinstance(model, Graph) else [model]
     with OutputFolder(out, force=force, protect=protect) as folder:
-        manifest = write(network, plan, options, folder, progress or (lambda *_: None))
-    return Split(Path(out), manifest, plan)
+        manifest = write(network, plan, chosen.record(network, plan), folder, progress or (lambda *_: None))
+    return Split(Path(out), manifest, plan, tuple(Path(out) / entry.file for entry in manifest.submodels))
 
 
 def write(network: Network, plan: Plan, options: Options, folder: Path, progress: Progress) -> Manifest:
@@ -110,15 +98,23 @@ def write(network: Network, plan: Plan, options: Options, folder: Path, progress
     return manifest
 
 
-def describe(network: Network, plan: Plan, options: Options, submodels: Sequence[SubModel]) -> Manifest:
-    """The manifest of a planned and narrowed split."""
+def describe(
+    network: Network,
+    plan: Plan,
+    options: Options,
+    submodels: Sequence[SubModel],
+    *,
+    source: str = SOURCE_NAME,
+    suffix: str = ".onnx",
+) -> Manifest:
+    """The manifest of a planned and narrowed split; `source` and `suffix` name its files."""
     table = GroupTable(plan.parts)
     _, parameters = parameter_entries(plan, _cuts(submodels), table=table)
     outputs = [_output(plan, table, value.name) for value in network.graph.outputs]
     files = [
         SubModelFile(
-            f"submodel_{submodel.part}.onnx",
-            structure_digest(submodel.graph, network.trained),
+            f"submodel_{submodel.part}{suffix}",
+            structure_digest(submodel.graph, network.changing),
             sum(int(np.prod(submodel.graph.tensors[name].shape, dtype=np.int64)) for name in network.trained),
         )
         for submodel in submodels
@@ -126,7 +122,7 @@ def describe(network: Network, plan: Plan, options: Options, submodels: Sequence
     return Manifest.build(
         generator=f"graphsplit {version('graphsplit')}",
         options=options,
-        source=Source(SOURCE_NAME, structure_digest(network.graph, network.trained)),
+        source=Source(source, structure_digest(network.graph, network.changing)),
         submodels=files,
         groups=table.groups,
         parameters=parameters,

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     import torch
 
     from graphsplit.formats.torch_graph import TorchProgram
+    from graphsplit.formats.torch_holders import Source
 
 
 @dataclass(frozen=True)
 class TorchNetwork(Network):
-    """A network that came from a torch module, with the program that it was read from."""
+    """A network that came from a torch module: the program that it was read from, and what a module is written by."""
 
     program: TorchProgram
+    source: Source | None = None
+
+    @property
+    def changing(self) -> frozenset[str]:
+        """What trains, and the buffers that running the module updates."""
+        return self.trained | self.program.state
 
     def located(self, error: UnsupportedError) -> UnsupportedError:
         """A refusal with the line of the user's source in which its op was called."""
@@ -33,7 +40,7 @@ class TorchNetwork(Network):
 
 
 def prepare_torch(
-    module: torch.nn.Module | TorchProgram,
+    module: torch.nn.Module | TorchProgram | Source,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
@@ -42,22 +49,28 @@ def prepare_torch(
     constant: Iterable[str] = (),
     rules: Iterable[str] = (),
     sizes: Mapping[str, int] | None = None,
+    strict: bool = True,
 ) -> TorchNetwork:
-    """Export a module in its current mode (or take a program that was read), and find what training it changes.
+    """Export a module in its current mode (or take one that was read, in both), and find what training it changes.
 
     That is its parameters, and the float buffers that running it updates (the running statistics of a batch norm);
     `trainable` and `constant` override that. `rules` are further rule lines, `sizes` other sizes of the dynamic axes than the
-    example's to plan with. Raises UnsupportedError, RuleError,
+    example's to plan with; `strict` refuses ops without a rule. Raises UnsupportedError, RuleError,
     FormatError.
     """
     from graphsplit.formats.torch_dialect import TorchDialect
     from graphsplit.formats.torch_graph import TorchProgram, read
+    from graphsplit.formats.torch_holders import Source
 
-    program = module if isinstance(module, TorchProgram) else read(module, args, kwargs, dynamic_shapes)
+    source = module if isinstance(module, Source) else None
+    if isinstance(module, Source):
+        program = module.modes.program
+    else:
+        program = module if isinstance(module, TorchProgram) else read(module, args, kwargs, dynamic_shapes)
     graph, lines = program.graph, tuple(rules)
     dialect = TorchDialect(registry("torch").extended(lines) if lines else None, program.state)
     for i, node in enumerate(graph.nodes):
-        if i in graph.alive:
+        if strict and i in graph.alive:
             try:
                 refuse_unknown(node, dialect.lookup(node))
             except UnsupportedError as error:
@@ -67,7 +80,7 @@ def prepare_torch(
     facts = dialect.evaluate(graph, chosen, trained)
     varied = other_sizes(chosen)
     others = dialect.evaluate(graph, varied, trained) if varied else facts
-    return TorchNetwork(graph, dialect, trained, chosen, facts, others, program)
+    return TorchNetwork(graph, dialect, trained, chosen, facts, others, program, source)
 
 
 def _trained(program: TorchProgram, trainable: Iterable[str], constant: Iterable[str]) -> frozenset[str]:

@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 import graphsplit
-from graphsplit import cli
 from graphsplit.cli import main
+from graphsplit.cli import output as cli_output
 from graphsplit.partition import STRATEGIES
 from tests.networks import NETWORKS, REFUSED
 
@@ -405,15 +405,15 @@ def test_inspect_imports_neither_torch_nor_onnxruntime(lenet: Path) -> None:
 def test_progress_is_for_terminals_and_long_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with cli._Bar() as quiet:
+    with cli_output.Bar() as quiet:
         quiet.begin -= 5
         quiet("narrowing", 1, 2)
     assert quiet.shown is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with cli._Bar() as early:
+    with cli_output.Bar() as early:
         early("narrowing", 1, 2)
     assert early.shown is None
-    with cli._Bar() as late:
+    with cli_output.Bar() as late:
         late.begin -= 5
         late("narrowing [x]", 1, 2)
         late("narrowing [x]", 2, 2)

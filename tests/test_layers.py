@@ -27,7 +27,7 @@ STRATA: tuple[tuple[str, ...], ...] = (
     ("narrow",),  # layer 5
     ("recombine", "assemble"),
     ("network",),
-    ("torch_network",),
+    ("torch_network", "options"),
     ("splitting", "merging"),
     ("modules",),
     ("verification",),  # layer 6

@@ -217,6 +217,20 @@ def test_a_scale_folds_into_the_norm_in_front() -> None:
     assert difference(split, split.merge(), args) < 1e-10
 
 
+def test_a_scale_folds_by_the_weight_of_each_leaf() -> None:
+    args = (torch.randint(0, 20, (6,)),)
+    split = split_module(TiedNorm().double(), args, k=2)
+    perturb(split)
+    inner = split_module(split.submodels[0], k=2)
+    perturb(inner, 3)
+    tree = [inner, split.submodels[1]]
+    with torch.no_grad():
+        mean = sum(w * m.eval()(*args) for w, m in zip((0.25, 0.25, 0.5), [*inner.submodels, tree[1]], strict=True))
+        split.model.load_state_dict(split.merge_state_dict(tree))
+        for merged in (split.merge(tree), split.model):
+            assert float((merged.eval()(*args) - mean).abs().max() / mean.abs().max()) < 1e-10
+
+
 def test_a_tied_language_model_folds_too() -> None:
     split, args = made("tied", 2)
     assert split.plan.activation

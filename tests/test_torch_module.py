@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import multiprocessing
+import pickle
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,3 +203,168 @@ def test_an_unused_parameter_stays() -> None:
         assert torch.equal(found.get_parameter("spare.weight"), model.spare.weight)
         assert found.get_parameter("spare.weight") is not model.spare.weight
     assert list(split.merge_state_dict()) == list(model.state_dict())
+
+
+# -- pickled ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_pickled_module_is_the_same_module(written: nn.Module, training: bool) -> None:
+    again = pickle.loads(pickle.dumps(written.train(training)))
+    assert type(again) is type(written)
+    assert again.training == training
+    assert list(again.state_dict()) == list(written.state_dict())
+    results = []
+    for module in (written, again):
+        torch.manual_seed(1)
+        result = module(*IMAGE)
+        result.sum().backward()
+        results.append(result)
+    assert torch.equal(*results)
+    for (name, a), (_, b) in zip(written.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    for (name, a), (_, b) in zip(written.named_buffers(), again.named_buffers(), strict=True):
+        assert torch.equal(a, b), name  # the counters have counted
+    assert code(again, training=training) == code(written, training=training)  # type: ignore[arg-type]
+
+
+def test_a_saved_module_holds_its_tensors_once(written: nn.Module, tmp_path: Path) -> None:
+    wanted = written.double().eval()(IMAGE[0].double())
+    torch.save(copy.deepcopy(written), tmp_path / "whole.pt")
+    torch.save(written.state_dict(), tmp_path / "state.pt")
+    again = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert torch.equal(again(IMAGE[0].double()), wanted)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(again)))  # a copy of a copy of it
+    assert torch.equal(again(IMAGE[0].double()), wanted)
+    assert (tmp_path / "whole.pt").stat().st_size < (tmp_path / "state.pt").stat().st_size + 200_000
+
+
+def test_ties_and_frozen_parameters_survive_pickling() -> None:
+    model = Transformer(tied=True, depth=1)
+    model.blocks[0].up.requires_grad_(False)
+    split = split_module(model, WORDS, k=2)
+    for module in (*split.submodels, split.merge()):
+        again = pickle.loads(pickle.dumps(module))
+        assert again.get_parameter("head.weight") is again.get_parameter("embed.weight")
+        assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in module.parameters()]
+
+
+def test_a_pickled_sub_model_comes_home_and_is_split_again(residual: ModuleSplit) -> None:
+    again = [pickle.loads(pickle.dumps(module)) for module in residual.submodels]
+    with torch.no_grad():
+        for module in again:
+            module.get_parameter("bn1.weight").mul_(1.25)
+        inner = split_module(again[0], k=2)
+        mean = (again[0].eval()(*IMAGE) + again[1].eval()(*IMAGE)) / 2
+        assert torch.allclose(residual.merge(again).eval()(*IMAGE), mean, atol=1e-5)
+        leaves = (sum(m.eval()(*IMAGE) for m in inner.submodels) / 2 + again[1](*IMAGE)) / 2
+        assert torch.allclose(residual.merge([inner, again[1]]).eval()(*IMAGE), leaves, atol=1e-5)
+
+
+class Annotated(nn.Module):
+    """A signature that holds what can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+
+def test_annotations_are_not_pickled() -> None:
+    class Local: ...
+
+    def forward(self: Any, x: Any, flag: Any = False) -> Any:
+        return self.second(self.first(x).relu())
+
+    forward.__annotations__ = {"x": Local, "flag": bool, "return": Local}
+    kind = type("Kind", (Annotated,), {"forward": forward})
+    module = split_module(kind(), (torch.randn(3, 4),), k=2).submodels[0]
+    again = pickle.loads(pickle.dumps(module))
+    x = torch.randn(3, 4)
+    assert torch.equal(again(x=x), module(x))
+    assert torch.equal(again(x, False), module(x))
+
+
+def _trained_elsewhere(module: nn.Module, path: str) -> None:
+    torch.set_num_threads(1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module.train()(*(torch.ones_like(x) for x in IMAGE)).square().mean().backward()
+    optimizer.step()
+    torch.save(module, path)
+
+
+def test_another_process_trains_it(residual: ModuleSplit, tmp_path: Path) -> None:
+    module, here = (copy.deepcopy(residual.submodels[1]) for _ in range(2))  # what is sent shares its memory
+    process = multiprocessing.get_context("spawn").Process(
+        target=_trained_elsewhere, args=(module, str(tmp_path / "trained.pt"))
+    )
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    found = torch.load(tmp_path / "trained.pt", weights_only=False)
+    _trained_elsewhere(here, str(tmp_path / "here.pt"))
+    for (name, a), (_, b) in zip(found.named_parameters(), here.named_parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+
+
+# -- modes ------------------------------------------------------------------------------------------------------
+
+
+def test_the_mode_is_the_roots(written: nn.Module) -> None:
+    for module in (written, nn.Sequential(written), torch.nn.DataParallel(written)):
+        for training in (True, False, True):
+            module.train(training)
+            assert all(inner.training == training for inner in module.modules())
+    written.bn1.train()  # what it is anyway
+    for inner in written.modules():  # the root first
+        inner.eval()
+    assert not written.training
+
+
+def test_a_place_has_no_mode_of_its_own(written: nn.Module) -> None:
+    written.train()
+    with pytest.raises(UnsupportedError, match=r"holds weight, bias, running_mean.*has no mode of its own") as error:
+        written.bn1.eval()
+    assert "override train()" in str(error.value)
+    assert written.bn1.training
+    with pytest.raises(UnsupportedError, match="has no mode of its own"):
+        written.eval().bn1.train()
+
+
+def test_what_is_added_to_a_sub_model_has_its_own_train(written: nn.Module) -> None:
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Any:
+            return super().train(False)
+
+    written.bn1.extra = Frozen(3)
+    written.extra = Frozen(3)
+    written.train()
+    assert not written.extra.training
+    assert not written.bn1.extra.training
+    assert written.bn1.training
+
+
+def test_a_place_runs_nothing(written: nn.Module) -> None:
+    with pytest.raises(UnsupportedError, match="runs nothing"):
+        written.bn1(*IMAGE)
+
+
+def test_norms_that_the_source_keeps_in_evaluation_mode_stay_so() -> None:
+    class Finetuned(Residual):
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            self.bn1.eval()
+            return self
+
+    split = split_module(Finetuned(), IMAGE, k=2)
+    for module in (*split.submodels, split.merge()):
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        module.train()(*IMAGE)
+        changed = {name for name, buffer in module.named_buffers() if not torch.equal(buffer, before[name])}
+        assert any(name.startswith("bn0") for name in changed)
+        assert not any(name.startswith("bn1") for name in changed)
+
+
+def test_places_are_frozen_as_layers_are(written: nn.Module) -> None:
+    written.bn1.requires_grad_(False)
+    written.train()(*IMAGE).sum().backward()
+    assert [name for name, p in written.named_parameters() if p.grad is None] == ["bn1.weight", "bn1.bias"]

@@ -164,3 +164,37 @@ def test_a_refusal_while_planning_names_its_line() -> None:
         UnsupportedError, match=r"gather.*its elements go.*\(called at test_torch_plan.py:\d+: return self.b"
     ):
         make(network, 2)
+
+
+class Pooled(nn.Module):
+    """Heads that lie in the batch while one weight pools all of them (MViT)."""
+
+    def __init__(self, heads: int = 4, size: int = 6) -> None:
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.into, self.out = nn.Linear(5, heads * size), nn.Linear(heads * size, 3)
+        self.pool = nn.Conv1d(size, size, 3, padding=1, groups=size)
+
+    def forward(self, x: Any) -> Any:
+        batch, time, _ = x.shape
+        y = self.into(x).reshape(batch, time, self.heads, self.size).transpose(1, 2)
+        y = self.pool(y.reshape(batch * self.heads, time, self.size).transpose(1, 2)).relu()
+        y = y.reshape(batch, self.heads, self.size, time)
+        return self.out(y.permute(0, 3, 1, 2).reshape(batch, time, -1))
+
+
+def test_heads_in_a_free_batch_are_taken_apart_where_they_are_an_axis() -> None:
+    """No positions that are known before anything runs take a part's heads out of an axis of batch times heads."""
+    from graphsplit.modules.split import split_module
+
+    x = torch.randn(2, 7, 5, dtype=torch.float64)
+    parts = split_module(Pooled().double(), (x,), k=2)
+    for part in parts.submodels:
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    more = torch.randn(5, 7, 5, dtype=torch.float64)
+    mean = sum(part(more) for part in parts.submodels) / 2
+    assert torch.allclose(parts.merge()(more), mean)
+    assert parts.repeats
+    assert sum(p.numel() for p in parts.submodels[0].parameters()) < 0.6 * 241

@@ -56,6 +56,10 @@ CASES: list[tuple[Any, ...]] = [
     ("einsum", "bsd,de->bse", [TOKENS, R(8, 6)]),
     ("scaled_dot_product_attention", R(2, 4, 5, 8), R(2, 4, 7, 8), R(2, 4, 7, 6)),
     ("scaled_dot_product_attention", R(2, 4, 5, 8), R(2, 4, 7, 8), R(2, 4, 7, 6), R(5, 7)),
+    ("scaled_dot_product_attention", R(2, 4, 5, 8), R(2, 2, 7, 8), R(2, 2, 7, 6), {"enable_gqa": True}),
+    ("scaled_dot_product_attention", R(2, 4, 5, 8), R(2, 2, 7, 8), R(2, 2, 7, 6), R(2, 1, 5, 7), {"enable_gqa": True}),
+    ("scaled_dot_product_attention", R(2, 4, 5, 8), R(2, 2, 7, 8), R(2, 2, 7, 6), R(5, 7), {"enable_gqa": True}),
+    ("scaled_dot_product_attention", R(2, 4, 5, 8), R(2, 2, 7, 8), R(2, 2, 7, 6), R(2, 4, 5, 7), {"enable_gqa": True}),
     ("cdist", R(2, 4, 8), R(2, 6, 8)),
     ("batch_norm", IMAGE, C, C, C, POSITIVE, False, 0.1, 1e-5, False),
     ("batch_norm", IMAGE, C, C, C.clone(), POSITIVE.clone(), True, 0.1, 1e-5, False),
@@ -130,6 +134,8 @@ Case = tuple[Node, list[Any], list[Any]]
 def case_of(op: str, args: tuple[Any, ...]) -> Case:
     """A call as a node, its operands, and its results."""
     kwargs = {"rounding_mode": "floor"} if op == "div.Tensor_mode" else {}
+    if isinstance(args[-1], dict):
+        *args, kwargs = args
     base, _, overload = op.partition(".")
     found: dict[int, tuple[str, Any]] = {}
 

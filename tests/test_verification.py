@@ -197,6 +197,17 @@ def test_trained_files_take_the_place_of_the_folder(tmp_path: Path) -> None:
         verify(parts, trained=files[:1])
 
 
+def test_trained_files_that_go_by_position_pass(tmp_path: Path) -> None:
+    """Nothing says which part they are: in reversed order they would be other parts, which is no fault of the merge."""
+    parts = split_of("mlp", tmp_path)
+    files = []
+    for number in (0, 1):
+        arrays = tensors(parts / f"submodel_{number}.onnx")
+        files.append(tmp_path / f"part_{number}.safetensors")
+        write_safetensors({n: ArrayTensor(a * np.float32(1 + number)) for n, a in arrays.items()}, files[-1])
+    assert failed(verify(parts, trained=files)) == set()
+
+
 def test_a_nested_split_passes(tmp_path: Path) -> None:
     parts = split_of("lenet", tmp_path)
     split(parts / "submodel_0.onnx", 2, out=tmp_path / "inner")

@@ -157,7 +157,7 @@ def test_a_missing_file(name: str, tmp_path: Path) -> None:
 def test_an_unknown_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"x")
     with pytest.raises(
-        FormatError, match=r"are read from \.onnx, \.safetensors and \.pt, .*\n  hint: save them in one of"
+        FormatError, match=r"are read from \.onnx, \.safetensors, \.pt2 and \.pt, .*\n  hint: save them in one of"
     ):
         read_trained(tmp_path / "a.h5")
 

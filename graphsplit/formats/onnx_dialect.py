@@ -44,7 +44,9 @@ class OnnxDialect:
         value = node.attributes.get(ATTRIBUTE.get(tag, tag))
         return None if value is None else np.asarray(value)
 
-    def with_argument(self, node: Node, tag: str, value: Array, known: Callable[[str], Fact | None]) -> Node:
+    def with_argument(
+        self, node: Node, tag: str, value: Array, known: Callable[[str], Fact | None], emit: Callable[[Node], None]
+    ) -> Node:
         """The node with such an attribute replaced."""
         return replace(
             node, attributes={**node.attributes, ATTRIBUTE.get(tag, tag): tuple(int(v) for v in np.ravel(value))}

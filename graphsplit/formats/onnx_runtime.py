@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from graphsplit.errors import GraphsplitError
+from graphsplit.errors import RunError
 from graphsplit.graph import Array
 
 __all__ = ["Engine", "RunError", "Session", "check_file", "engine", "engine_title"]
@@ -22,10 +22,6 @@ __all__ = ["Engine", "RunError", "Session", "check_file", "engine", "engine_titl
 Engine = Literal["onnxruntime", "reference"]
 THREADS = 2
 _FATAL = 4  # onnxruntime's level of messages: what goes wrong comes as an exception, once
-
-
-class RunError(GraphsplitError):
-    """A network that the runtime doesn't load, or doesn't run on some inputs."""
 
 
 def engine() -> Engine:

@@ -5,6 +5,7 @@ In aten they are attributes under many names; some say the same in another way (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,10 +15,11 @@ import numpy.typing as npt
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact
-from graphsplit.formats.torch_nodes import size_names, tensor_inputs
+from graphsplit.formats.torch_nodes import SYM, size_names, tensor_inputs
 from graphsplit.graph import Array, AttributeValue, Node
 
 Known = Callable[[str], Fact | None]
+Emit = Callable[[Node], None]
 
 END = np.iinfo(np.int64).max
 
@@ -87,12 +89,12 @@ def _number(item: Any, known: Known) -> int | None:
     return None if fact is None or fact.data is None else int(fact.data)
 
 
-def with_argument(node: Node, tag: str, value: Array, known: Known) -> Node:
-    """The node with an argument replaced; what stays the same stays a named size."""
+def with_argument(node: Node, tag: str, value: Array, known: Known, emit: Emit) -> Node:
+    """The node with an argument replaced; what stays the same stays a named size, what is computed anew is emitted."""
     name, items = base(node.op), [int(v) for v in np.ravel(value)]
     if name == "unflatten":
         start, count = _unflattened(node, known)
-        return _changed(node, "sizes", items[start : start + count], known)
+        return _changed(node, "sizes", items[start : start + count], known, emit)
     if name in ("split", "chunk", "tensor_split") and tag == "sizes":
         return _pieces(node, items)
     if name == "narrow" and tag == "starts":
@@ -106,23 +108,38 @@ def with_argument(node: Node, tag: str, value: Array, known: Known) -> Node:
     attribute = ATTRIBUTE[name, tag]
     if not isinstance(node.attributes.get(attribute), tuple):
         return _renamed(replace(node, attributes={**node.attributes, attribute: items[0]}), node)
-    return _changed(node, attribute, items, known)
+    return _changed(node, attribute, items, known, emit)
 
 
-def _changed(node: Node, attribute: str, items: list[int], known: Known) -> Node:
+def _changed(node: Node, attribute: str, items: list[int], known: Known, emit: Emit) -> Node:
     old = node.attributes[attribute]
     assert isinstance(old, tuple)
     mixed: list[Any] = [o if _number(o, known) == new else new for o, new in zip(old, items, strict=True)]
     computed = [i for i, (o, new) in enumerate(zip(old, mixed, strict=True)) if isinstance(o, str) and o != new]
-    if computed:  # a width has gone into a size that is only known when the program runs: what is left over
-        if len(computed) > 1 or -1 in old or (base(node.op), "shape") not in ATTRIBUTE or base(node.op) in EXPANDING:
-            raise UnsupportedError(
-                f"{node.title}: the size {old[computed[0]]!r} can't be computed for a part",
-                hint="write -1 in its place, or export the module with fixed sizes",
-            )
+    leftover = (base(node.op), "shape") in ATTRIBUTE and base(node.op) not in EXPANDING and -1 not in old
+    if len(computed) == 1 and leftover:  # a width has gone into a size that is only known when the program runs
         mixed[computed[0]] = -1
+    else:
+        for i in computed:
+            mixed[i] = _in_proportion(node, str(old[i]), items[i], known, emit)
     changed: Any = tuple(mixed)
     return _renamed(replace(node, attributes={**node.attributes, attribute: changed}), node)
+
+
+def _in_proportion(node: Node, size: str, wanted: int, known: Known, emit: Emit) -> str:
+    """A named size times what a part has of the width that went into it."""
+    have = _number(size, known)
+    if have is None or have <= 0 or wanted <= 0:
+        raise UnsupportedError(
+            f"{node.title}: the size {size!r} can't be computed for a part",
+            hint="write -1 in its place, or export the module with fixed sizes",
+        )
+    shared, result = math.gcd(have, wanted), size
+    for step, op, number in (("times", "mul", wanted // shared), ("over", "floordiv", have // shared)):
+        if number > 1:
+            source, result = result, f"{node.name}.{size}.{step}"
+            emit(Node(result, op, SYM, 1, (source, ""), (result,), {"arg1": number}))
+    return result
 
 
 def _renamed(node: Node, before: Node) -> Node:

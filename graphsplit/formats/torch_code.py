@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.formats.torch_modes import Mode
 from graphsplit.formats.torch_nodes import OWN, SYM, SYM_OPS, arguments, overload, signature
-from graphsplit.graph import Graph, Node
+from graphsplit.graph import Node
 
 MADE_OF_NOTHING = frozenset(
     [
@@ -70,25 +70,36 @@ def own_of(tensors: Mapping[str, torch.Tensor]) -> Own | None:
     )
 
 
-def function(root: nn.Module, graph: Graph, mode: Mode, places: Mapping[str, str | float], own: Own | None) -> Function:
-    """The function `(module, *inputs) -> results` of one mode; a tuple of results unless there is a single one.
+@dataclass(frozen=True)
+class Recipe:
+    """All that the function of one mode is written from: plain data, so that a module can be pickled without its functions.
 
     `places` gives for each tensor of the graph where the module holds it, or the plain number that it is.
     """
-    code = _Writer(graph, mode, places, own).written()
-    return type(fx.GraphModule(root, code)).forward
+
+    mode: Mode
+    nodes: tuple[Node, ...]
+    places: Mapping[str, str | float]
+    own: Own | None
+
+
+def function(recipe: Recipe) -> Function:
+    """The function `(module, *inputs) -> results` of one mode; a tuple of results unless there is a single one."""
+    code = _Writer(recipe).written()
+    held = {place: None for place in recipe.places.values() if isinstance(place, str)}
+    return type(fx.GraphModule(cast("dict[str, Any]", held), code)).forward
 
 
 class _Writer:
-    def __init__(self, graph: Graph, mode: Mode, places: Mapping[str, str | float], own: Own | None) -> None:
-        self.graph, self.mode, self.places, self.own = graph, mode, places, own
+    def __init__(self, recipe: Recipe) -> None:
+        self.mode, self.nodes, self.places, self.own = recipe.mode, recipe.nodes, recipe.places, recipe.own
         self.code = fx.Graph()
         self.values: dict[str, Any] = {}
 
     def written(self) -> fx.Graph:
         for name in self.mode.inputs:
             self.values[name] = self.code.placeholder(name.rpartition(":")[2])
-        for node in self.mode.nodes(self.graph):
+        for node in self.nodes:
             self._node(node)
         results = [self.value(r) if isinstance(r, str) else r.value for r in self.mode.results]
         self.code.output(results[0] if len(results) == 1 else tuple(results))

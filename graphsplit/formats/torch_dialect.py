@@ -54,9 +54,11 @@ class TorchDialect:
         """An argument that a node holds in its attributes."""
         return torch_arguments.argument(node, tag, known)
 
-    def with_argument(self, node: Node, tag: str, value: Array, known: torch_arguments.Known) -> Node:
+    def with_argument(
+        self, node: Node, tag: str, value: Array, known: torch_arguments.Known, emit: torch_arguments.Emit
+    ) -> Node:
         """The node with such an argument replaced."""
-        return torch_arguments.with_argument(node, tag, value, known)
+        return torch_arguments.with_argument(node, tag, value, known, emit)
 
     def move(self, node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         """A movement op run on integer arrays."""

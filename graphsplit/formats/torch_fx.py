@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Reader:
         self.hints: dict[str, int] = {}
         self.changed: set[fx.Node] = set()
         self.found: list[Node] = []
+        self.titles = titles(self.graph)
         self.fresh = fresh_names(set(tensors.values()))
         next(self.fresh)
         position = {node: i for i, node in enumerate(self.graph.nodes)}
@@ -115,15 +117,16 @@ class Reader:
         for output, value in zip(outputs, self._result_values(node), strict=False):
             if output:
                 self._describe(output, value)
-        self.sources[node.name] = node_source(node)
-        self.found.append(Node(node.name, op, domain, 1, inputs, outputs, attributes))
+        title = self.titles[node]
+        self.sources[title] = node_source(node)
+        self.found.append(Node(title, op, domain, 1, inputs, outputs, attributes))
         self.memory.seen(node)
         self._written(node, op)
 
     def _written(self, node: fx.Node, op: str) -> None:
         target = written(node)
         if target is not None:
-            self._note(target, node.name)
+            self._note(target, self.titles[node])
             self.memory.write(node, target)
         for position in KEEPS_STATE.get(op.partition(".")[0], ()):
             state = node.args[position] if position < len(node.args) else None
@@ -170,12 +173,12 @@ class Reader:
     def _result_names(self, node: fx.Node, domain: str, op: str) -> tuple[str, ...]:
         value = node.meta.get("val")
         if not isinstance(value, (tuple, list)):
-            self.names[node] = self.fresh.send(node.name)
+            self.names[node] = self.fresh.send(self.titles[node])
             return (self.names[node],)
         read = {u.args[1] for u in node.users if getattr(u.target, "__name__", "") == "getitem"}
         every = torch_nodes.returns_list(domain, op)
         self.lists[node] = [
-            self.fresh.send(f"{node.name}_{i}") if every or i in read else "" for i in range(len(value))
+            self.fresh.send(f"{self.titles[node]}_{i}") if every or i in read else "" for i in range(len(value))
         ]
         return tuple(self.lists[node])
 
@@ -184,7 +187,7 @@ class Reader:
         schema = target._schema
         domain, _, base = schema.name.partition("::")
         op = f"{base}.{schema.overload_name or 'default'}"
-        name = self.fresh.send(f"{near.name}.{base}")
+        name = self.fresh.send(f"{self.titles[near]}.{base}")
         inputs, attributes = torch_nodes.encode(domain, op, args, {}, self._name)
         self.found.append(Node(name, op, domain, 1, inputs, (name,), attributes))
         self.sources[name] = node_source(near)
@@ -195,9 +198,32 @@ class Reader:
         source = node_source(node)
         where = f", called at {source}" if source else ""
         return UnsupportedError(
-            f"{node.name!r} ({node.target}{where}) can't be split: {reason}",
+            f"{self.titles.get(node, node.name)!r} ({node.target}{where}) can't be split: {reason}",
             hint="write this step with plain tensor ops, or split the modules around it",
         )
+
+
+def titles(graph: fx.Graph) -> dict[fx.Node, str]:
+    """How each op's node is called: by the module of the user's in which it is the only one, else by module and op."""
+    paths: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            paths[node] = str(stack[-1][0]).partition("@")[0] if stack else ""
+    alone = Counter(path for node, path in paths.items() if not _is_part(node))
+    return {
+        node: path if path and alone[path] == 1 and not _is_part(node) else ".".join(filter(None, (path, node.name)))
+        for node, path in paths.items()
+    }
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node belongs to another one: it takes an element of its results, asks for a size, or counts a step."""
+    name = str(getattr(node.target, "__name__", node.target))
+    base = name.partition(".")[0]
+    first = node.args[0] if node.args else None
+    counts = base.endswith("_") and isinstance(first, fx.Node) and first.op == "placeholder"
+    return name == "getitem" or name.startswith("sym_size") or base in CHECKS or counts
 
 
 def _dims(value: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils import _pytree as pytree
 
 from graphsplit.errors import FormatError, UnsupportedError
 from graphsplit.formats.torch_fx import Reader
@@ -31,6 +32,25 @@ class Convention:
     out_spec: Any
     positions: tuple[int, ...]
     constants: Mapping[int, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # trees as tuples: torch warns when it unpickles its own class of leaves
+        return _convention_of, (_tuples(self.in_spec), _tuples(self.out_spec), self.positions, dict(self.constants))
+
+
+def _convention_of(in_spec: Any, out_spec: Any, *rest: Any) -> Convention:
+    return Convention(_tree(in_spec), _tree(out_spec), *rest)
+
+
+def _tuples(spec: Any) -> Any:
+    return () if spec.is_leaf() else (spec.type, spec.context, [_tuples(child) for child in spec.children()])
+
+
+def _tree(tuples: Any) -> Any:
+    if not tuples:
+        return pytree.treespec_leaf()
+    kind, context, children = tuples
+    return pytree.TreeSpec(kind, context, [_tree(child) for child in children])
 
 
 @dataclass(frozen=True)

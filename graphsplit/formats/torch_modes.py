@@ -14,10 +14,7 @@ from torch.export.graph_signature import ConstantArgument
 
 from graphsplit.formats.torch_graph import Convention, TorchProgram
 from graphsplit.formats.torch_nodes import size_names
-from graphsplit.graph import Graph, Node, Value
-
-TRAINING = "training:"
-"""In front of the names that the training mode's nodes and values have in a joint graph."""
+from graphsplit.graph import TRAINING, Graph, Node, Value
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphsplit.formats.torch_code import Function, function, own_of
+from graphsplit.errors import UnsupportedError
+from graphsplit.formats.torch_code import Function, Recipe, function, own_of
 from graphsplit.formats.torch_holders import Holders, Source
 from graphsplit.formats.torch_modes import Mode
 from graphsplit.formats.torch_tensors import TorchTensor, to_torch
@@ -24,9 +25,10 @@ from graphsplit.graph import Graph, Tensor
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """How a written module is called in one mode."""
+    """How a written module is called in one mode. Its function isn't pickled, but written again from its recipe."""
 
     mode: Mode
+    recipe: Recipe
     function: Function
     signature: inspect.Signature | None
     plain: int
@@ -38,6 +40,9 @@ class Call:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Call:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _called, (self.recipe, self.signature, self.plain, self.single, self.fixed)
 
     def flat(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The tensors among the arguments. Raises TypeError for arguments of another form than the exported ones."""
@@ -80,8 +85,41 @@ class Call:
         )
 
 
+def _called(recipe: Recipe, signature: inspect.Signature | None, *rest: Any) -> Call:
+    return Call(recipe.mode, recipe, function(recipe), signature, *rest)
+
+
 class Layer(nn.Module):
     """A place in the tree of modules: it holds tensors, and runs nothing of its own."""
+
+    def train(self, mode: bool = True) -> Layer:
+        """Refuse another mode than the whole module's: it would have no effect."""
+        if mode == self.training:
+            return self
+        held = [name for name, _ in (*self.named_parameters(recurse=False), *self.named_buffers(recurse=False))]
+        raise UnsupportedError(
+            f"this place in a sub-model holds {', '.join(held) or 'other places'}, and has no mode of its own: "
+            f"{'train' if mode else 'eval'}() here would change nothing",
+            hint="call train() or eval() of the sub-model. Layers that are to stay in evaluation mode (frozen norms): "
+            "override train() in your own module so that it says so, and split that",
+        )
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Refuse: the code is in the root's functions."""
+        raise UnsupportedError(
+            "this place in a sub-model holds tensors and runs nothing",
+            hint="call the sub-model; to split a part of your module, split that part by itself",
+        )
+
+
+def _set_mode(module: nn.Module, mode: bool) -> None:
+    """What `nn.Module.train` does, in a tree of places that refuse it."""
+    module.training = mode
+    for child in module.children():
+        if isinstance(child, Layer):
+            _set_mode(child, mode)
+        else:
+            child.train(mode)
 
 
 class SplitModule(nn.Module):
@@ -95,6 +133,11 @@ class SplitModule(nn.Module):
         self._calls: dict[bool, Call] = {}
         self.names: Mapping[str, str] = {}
         self.source: Source | None = None
+
+    def train(self, mode: bool = True) -> SplitModule:
+        """Choose the training or the evaluation function, for everything in the module at once."""
+        _set_mode(self, bool(mode))
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the source's forward does."""
@@ -111,18 +154,18 @@ class SplitModule(nn.Module):
         return pytree.tree_unflatten(result if isinstance(result, tuple) else (result,), call.mode.convention.out_spec)
 
 
-def write(source: Source, graph: Graph, holders: Holders | None = None) -> SplitModule:
-    """A module for a source's graph, narrowed or merged, with fresh parameters that copy its tensors."""
-    holders = holders or source.holders
+def write(source: Source) -> SplitModule:
+    """A module for a graph, a source's own, narrowed or merged, with fresh parameters that copy its tensors."""
+    graph, holders = source.graph, source.holders
     module = SplitModule()
     module.names = dict(holders.names)
     places = _held(module, graph, holders)
     held = {name: place for name, place in places.items() if name in holders.parameters and isinstance(place, str)}
     own = own_of({name: module.get_parameter(place) for name, place in held.items()})
     for mode in source.modes.modes:
-        code = function(module, graph, mode, places, own)
+        recipe = Recipe(mode, mode.nodes(graph), places, own)
         single = mode.convention.out_spec.is_leaf()
-        call = Call(mode, code, source.signature, _plain(mode), single, _fixed(mode, graph))
+        call = _called(recipe, source.signature, _plain(mode), single, _fixed(mode, graph))
         for training in (mode.training,) if len(source.modes.modes) > 1 else (False, True):
             module._calls[training] = call
     return module

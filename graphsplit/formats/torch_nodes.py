@@ -271,7 +271,10 @@ def call(node: Node, operands: Sequence[Any], device: str | None = None) -> list
             total = total + operand
         return [total]
     args, kwargs = arguments(node, operands)
-    if device is not None and any(a.name == "device" for a in signature(node.domain, node.op)):
+    position = next((i for i, a in enumerate(signature(node.domain, node.op)) if a.name == "device"), None)
+    if device is not None and position is not None and position < len(args):
+        args[position] = torch.device(device)
+    elif device is not None and position is not None:
         kwargs["device"] = torch.device(device)
     result = overload(node.domain, node.op)(*args, **kwargs)
     return list(result) if isinstance(result, (list, tuple)) else [result]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from graphsplit.errors import FormatError, UnsupportedError
-from graphsplit.files import atomic_file
+from graphsplit.files import atomic_file, inside
+from graphsplit.formats.checkpoints import NESTS, renamed, state_dict
 from graphsplit.formats.onnx_read import load
 from graphsplit.formats.tensors import FileTensor, MappedFile, byte_size, raw_bytes
 from graphsplit.graph import ArrayTensor, Tensor
@@ -45,33 +47,50 @@ _TYPES: dict[str, np.dtype[np.generic]] = {
 }
 _TYPE_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-_NESTS = ("state_dict", "model_state_dict", "model")
-_WRAPPERS = ("module.", "_orig_mod.")
+_FOLDER = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+"""What Hugging Face's Trainer and Accelerate call a checkpoint's weights."""
+_LIGHTNING = b"pytorch-lightning_version"
+_PICKLED = 1 << 24
 
 
-def read_trained(path: str | os.PathLike[str]) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+def read_trained(
+    path: str | os.PathLike[str], *, names: Collection[str] = ()
+) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
     """The tensors of a trained network by name, and the file's metadata (a torch file has none).
 
-    Takes ONNX files (initializers and constants), safetensors, and torch files that hold a state dict, by itself or
-    under `state_dict`, `model_state_dict` or `model`; the prefixes that torch's wrappers put before every name
-    (`module.`, `_orig_mod.`) are taken off. Tensors of ONNX data files and of safetensors stay memory-mapped.
+    Takes ONNX files (initializers and constants), safetensors, torch files that hold a state dict, by itself or in a
+    trainer's checkpoint, and folders with such files as Hugging Face's Trainer writes them. `names` are the network's own:
+    they tell which state dict is meant, and what wrappers put in front of names or into them, which is taken off. Tensors of
+    ONNX data files and of safetensors stay memory-mapped.
 
     Raises FormatError for a file that is missing, damaged, of another kind or not a state dict, UnsupportedError for
     element types that numpy cannot hold and where torch is needed and missing.
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if path.is_dir():
+        return _read_folder(path, names)
     if not path.is_file():
         raise FormatError(f"there is no file {str(path)!r}")
     if suffix == ".onnx":
         graph = load(path)
         return graph.tensors, graph.metadata
     if suffix == ".safetensors":
-        return _read_safetensors(path)
+        tensors, metadata = _read_safetensors(path)
+        return renamed(tensors, names) if names else tensors, metadata
+    if suffix == ".pt2":
+        from graphsplit.formats.torch_archive import read_metadata, read_weights
+
+        return read_weights(path), read_metadata(path)
     if suffix in _TORCH_SUFFIXES:
-        return _read_torch(path), {}
+        return _read_torch(path, names), {}
     raise FormatError(
-        f"{str(path)!r}: trained weights are read from .onnx, .safetensors and {', '.join(_TORCH_SUFFIXES)} files",
+        f"{str(path)!r}: trained weights are read from .onnx, .safetensors, .pt2 and {', '.join(_TORCH_SUFFIXES)} files",
         hint="save them in one of these formats, under its usual name",
     )
 
@@ -134,7 +153,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, st
     return tensors, metadata
 
 
-def _read_torch(path: Path) -> Mapping[str, Tensor]:
+def _read_torch(path: Path, names: Collection[str]) -> Mapping[str, Tensor]:
     """The state dict in a torch file, read with torch's safe loader."""
     try:
         import torch
@@ -146,41 +165,89 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
-        raise FormatError(
-            f"{str(path)!r} holds more than tensors, and torch's safe loader refuses it",
-            hint="save the weights alone: torch.save(model.state_dict(), path)",
-        ) from error
+        raise _refused(path, str(error)) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FormatError(f"{str(path)!r} is not a torch file, or is damaged: {reason}") from error
-    state = _state_dict(loaded, lambda item: isinstance(item, torch.Tensor))
+    state = state_dict(loaded, lambda item: isinstance(item, torch.Tensor), names=names, title=repr(str(path)))
     if state is None:
         raise FormatError(
             f"{str(path)!r} holds no state dict (a mapping of names to tensors)",
             hint="save one: torch.save(model.state_dict(), path)",
         )
-    return {name: _from_torch(name, tensor, path) for name, tensor in _unwrapped(state).items()}
+    return {name: _from_torch(name, tensor, path) for name, tensor in renamed(state, names).items()}
 
 
-def _state_dict(loaded: object, is_tensor: Callable[[object], bool]) -> dict[str, Any] | None:
-    """The mapping of names to tensors in what a torch file holds; None where there is none."""
-    if not isinstance(loaded, Mapping):
-        return None
-    for key in _NESTS:
-        if isinstance(loaded.get(key), Mapping):
-            return _state_dict(loaded[key], is_tensor)
-    tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and is_tensor(value)}
-    extra = {name for name in loaded if str(name).endswith("_extra_state")}
-    return tensors if tensors and len(tensors) + len(extra) == len(loaded) else None
+def _refused(path: Path, reason: str) -> FormatError:
+    """Why torch's safe loader refuses a file, and what to do; the file's own code is never run."""
+    named = re.search(r"GLOBAL (\S+)", reason)
+    text = _pickled(path)
+    whole = b"_modules" in text  # then a module is in it, and no state dict can be taken out
+    key = "" if whole else next((key for key in NESTS if len(key).to_bytes(4, "little") + key.encode() in text), "")
+    trusted = (
+        f"torch.save(torch.load({str(path)!r}, weights_only=False)[{key!r}], 'weights.pt') does so with a file that you "
+        "trust: it runs the code in it"
+    )
+    lightning = "Lightning keeps hyperparameters beside the weights. " if _LIGHTNING in text else ""
+    return FormatError(
+        f"{str(path)!r} holds more than tensors{f' ({named[1]})' if named else ''}, and torch's safe loader refuses it",
+        hint=f"{lightning}save the weights alone: torch.save(model.state_dict(), path)"
+        + (f"; {trusted}" if key else ""),
+    )
 
 
-def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
-    """The names without the prefixes of torch's wrappers."""
-    while True:
-        prefix = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in state)), None)
-        if prefix is None:
-            return state
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
+def _pickled(path: Path) -> bytes:
+    """The beginning of a torch file's pickle, as bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+            return archive.open(name).read(_PICKLED) if name else b""
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):
+        with path.open("rb") as file:
+            return file.read(_PICKLED)
+
+
+# -- folders ----------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path, names: Collection[str]) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+    """The weights in a folder that a trainer left: one file, or several with an index."""
+    for name in _FOLDER:
+        if (folder / name).is_file():
+            if name.endswith(".json"):
+                return _read_shards(folder, name, names)
+            return read_trained(folder / name, names=names)
+    inner = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    last = max(inner, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", *_TORCH_SUFFIXES))
+    hint = f"give one of the files in it: {', '.join(files[:4])}{', …' if files[4:] else ''}" if files else ""
+    raise FormatError(
+        f"{str(folder)!r} is a folder without manifest.json (a split), and without weights of a trainer "
+        f"({', '.join(_FOLDER[:2])})",
+        hint=f"give the checkpoint in it: {str(last)!r}" if last else hint or "give a file, or the folder of a split",
+    )
+
+
+def _read_shards(folder: Path, index: str, names: Collection[str]) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+    try:
+        held = json.loads((folder / index).read_bytes())["weight_map"]
+        shards = {str(name): str(file) for name, file in held.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{str(folder / index)!r} is no index of weights: it has no 'weight_map'") from error
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for file in sorted(set(shards.values())):
+        wanted = [name for name, shard in shards.items() if shard == file]
+        path = inside(folder, file)
+        if path.is_dir() or path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
+            raise FormatError(f"{str(folder / index)!r} names {file!r}, which is no file of weights")
+        found, more = read_trained(path, names=wanted)
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise FormatError(f"{str(folder / file)!r} lacks {missing[0]!r}, which {index!r} says it holds")
+        tensors.update((name, found[name]) for name in wanted)
+        metadata.update(more)
+    return renamed(tensors, names), metadata
 
 
 def _from_torch(name: str, tensor: Any, path: Path) -> Tensor:

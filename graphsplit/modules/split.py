@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from graphsplit.assemble import Leaf as GraphLeaf
-from graphsplit.errors import FormatError, MergeError, PlanError, UnsupportedError
+from graphsplit.errors import FormatError, MergeError, UnsupportedError
 from graphsplit.graph import ArrayTensor, Graph, Tensor
-from graphsplit.labels.decide import Outputs
-from graphsplit.manifest import Manifest, Options
 from graphsplit.merging import Layers, LeafModel, Needs, Opened, merged_graph, merged_tensor_of, outward
 from graphsplit.modules.fold import folded
+from graphsplit.modules.folder import SOURCE, SUFFIX, Given, metadata_of, write_folder
+from graphsplit.modules.groups import Settings
 from graphsplit.modules.optimizers import merge_into
-from graphsplit.modules.source import held_tensors, source_of
+from graphsplit.modules.source import by_graph_names, held_tensors, in_memory, source_of, unwrapped
 from graphsplit.narrow import narrow
-from graphsplit.network import make
-from graphsplit.planning import Plan
+from graphsplit.options import Choices, SplitOptions
 from graphsplit.recombine.match import match_parts
-from graphsplit.splitting import Init, describe, rescaled
+from graphsplit.splitting import Progress, Split, describe, rescaled
 from graphsplit.torch_network import prepare_torch
 
 if TYPE_CHECKING:
@@ -41,93 +41,90 @@ def split_module(
     *,
     k: int,
     dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None,
-    strategy: str = "contiguous",
-    seed: int = 0,
-    shares: Sequence[float] | None = None,
-    keep: Iterable[str] = (),
-    trainable: Iterable[str] = (),
-    constant: Iterable[str] = (),
-    outputs: Outputs = "auto",
-    rules: Iterable[str] = (),
-    sizes: Mapping[str, int] | None = None,
-    init: Init = "keep",
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[SplitOptions],
 ) -> ModuleSplit:
     """Cut a module by width into `k` sub-models. `args`, `kwargs` and `dynamic_shapes` are those of `torch.export.export`.
 
     The module is exported in evaluation and in training mode, and planned once for both; it is left as it is. A sub-model of
-    an earlier split can be split again: it needs no arguments.
+    an earlier split can be split again: it needs no arguments. `out` is a folder to write the split into, too.
 
     Raises GraphsplitError for whatever can't be split exactly, with the reason and the line of the user's source.
     """
-    from graphsplit.formats.torch_module import write
-
     if not callable(getattr(model, "named_parameters", None)):
         raise FormatError(f"{type(model).__name__} is no torch module", hint="give an nn.Module and its inputs")
-    if init not in ("keep", "rescale"):
-        raise PlanError(f"there is no initialisation {init!r}", hint="choose keep or rescale")
-    keep, trainable, constant, rules = tuple(keep), tuple(trainable), tuple(constant), tuple(rules)
+    chosen, report = Choices.of(options), progress or (lambda *_: None)
+    report("exporting", 0, 1)
     source = source_of(model, args, kwargs, dynamic_shapes)
-    program = source.modes.program
-    keep = tuple(program.aliases.get(name, name) for name in keep)
-    network = prepare_torch(program, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
-    plan = make(network, k, strategy=strategy, seed=seed, shares=shares, keep=keep, outputs=outputs)
-    narrowed = tuple(narrow(plan, network.dialect, part) for part in range(k))
-    options = Options(
-        plan.partition.shares, strategy, seed, init, keep, trainable, constant, outputs, rules, dict(network.sizes)
-    )
-    manifest = describe(network, plan, options, narrowed)
-    opened = Opened(Path(), manifest, network, plan, narrowed, manifest.parameters)
-    submodels: list[nn.Module] = []
-    for part, found in enumerate(narrowed):
-        graph = rescaled(plan, found.graph, part) if init == "rescale" else found.graph
-        module = write(source, graph)
-        module.source = source.narrowed(found.graph)
-        submodels.append(module.train(model.training))
-    return ModuleSplit(submodels, source, opened, model)
+    report("planning", 0, 1)
+    aliases = source.modes.program.aliases
+    chosen = replace(chosen, keep=tuple(aliases.get(name, name) for name in chosen.keep))
+    network = prepare_torch(source, **chosen.preparing)
+    plan = chosen.plan(network, k)
+    narrowed = []
+    for part in range(k):
+        report("narrowing", part, k)
+        narrowed.append(narrow(plan, network.dialect, part))
+    manifest = describe(network, plan, chosen.record(network, plan), narrowed, source=SOURCE, suffix=SUFFIX)
+    opened = Opened(Path(), manifest, network, plan, tuple(narrowed), manifest.parameters)
+    graphs = [found.graph for found in narrowed]
+    if chosen.init == "rescale":
+        graphs = [rescaled(plan, graph, part) for part, graph in enumerate(graphs)]
+    if out is not None:
+        write_folder(opened, source, graphs, out, force=force, progress=report)
+    submodels = [_submodel(source, graph).train(model.training) for graph in graphs]
+    return ModuleSplit(submodels, source, opened, model, None if out is None else Path(out))
 
 
-@dataclass(eq=False)
-class ModuleSplit:
+def _submodel(source: Source, graph: Graph) -> nn.Module:
+    from graphsplit.formats.torch_module import write
+
+    module = write(source.with_graph(graph))
+    module.source = source.narrowed(graph)
+    return module
+
+
+class ModuleSplit(Split["nn.Module"]):
     """A module's split: its sub-models, to be trained as any module is, and the way back."""
 
     submodels: list[nn.Module]
-    source: Source
-    opened: Opened
-    model: nn.Module
-    written: list[weakref.ref[nn.Module]] = field(default_factory=list)
 
-    @property
-    def plan(self) -> Plan:
-        """Which part owns what."""
-        return self.opened.plan
-
-    @property
-    def manifest(self) -> Manifest:
-        """The split's manifest, as its folder would hold it."""
-        return self.opened.manifest
-
-    @property
-    def parts(self) -> int:
-        """The number of sub-models."""
-        return self.manifest.parts
+    def __init__(
+        self,
+        submodels: list[nn.Module],
+        source: Source,
+        opened: Opened,
+        model: nn.Module | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__(folder, opened.manifest, opened.plan, submodels)
+        self.source, self.opened, self.model = source, opened, model
+        self.written: list[weakref.ref[nn.Module]] = []
 
     def merge(self, trained: Sequence[Any] | None = None, *, allow_nonfinite: bool = False) -> nn.Module:
         """The merged network: in evaluation mode each tap is the mean of the sub-models'. It trains, in both modes.
 
         Where a layer takes statistics over all of its vertices, it is there once for each part. `trained` replaces the
-        sub-models, in part order: modules, their state dicts, or further splits of them.
+        sub-models, in part order: modules, their state dicts, checkpoints or files of them, or further splits of them.
         """
-        from graphsplit.formats.torch_holders import with_copies
         from graphsplit.formats.torch_module import write
 
-        leaves = self.leaves(trained, allow_nonfinite=allow_nonfinite)
-        graph = self._graph(leaves, "duplicated")
-        refuse_sliced_state(graph, self.source.modes.program.state)
-        copies = self._copies(graph, leaves)
-        graph = apart(graph, leaves)
-        module = write(self.source, graph, with_copies(self.source.holders, graph, copies))
+        module = write(self.merged_source(self.leaves(trained, allow_nonfinite=allow_nonfinite)))
         self.written.append(weakref.ref(module))
-        return module.train(self.model.training)
+        return module.train(self.model is None or self.model.training)
+
+    def merged_source(self, leaves: Sequence[LeafModel], *, layers: Layers = "duplicated") -> Source:
+        """All that the merged module is written by."""
+        from graphsplit.formats.torch_holders import with_copies
+
+        graph = self._graph(leaves, layers)
+        if layers == "original":
+            return self.source.with_graph(graph)
+        refuse_sliced_state(graph, self.source.modes.program.state)
+        holders = with_copies(self.source.holders, graph, self._copies(graph, leaves))
+        return replace(self.source.with_graph(apart(graph, leaves)), holders=holders)
 
     def merge_state_dict(
         self, trained: Sequence[Any] | None = None, *, allow_nonfinite: bool = False
@@ -161,7 +158,7 @@ class ModuleSplit:
         from graphsplit.formats.torch_module import write
 
         graph = self._graph(self.leaves(), "original")
-        one = write(self.source, graph).eval()
+        one = write(self.source.with_graph(graph)).eval()
         other = self.merge().eval()
         with torch.no_grad():
             pairs = zip(
@@ -171,21 +168,32 @@ class ModuleSplit:
                 (float((a - b).abs().max()) for a, b in pairs if isinstance(a, torch.Tensor) and a.numel()), default=0.0
             )
 
-    def merge_optimizers(self, optimizers: Sequence[torch.optim.Optimizer], into: torch.optim.Optimizer) -> None:
+    def merge_optimizers(
+        self,
+        optimizers: Sequence[Any],
+        into: torch.optim.Optimizer,
+        *,
+        trained: Sequence[Any] | None = None,
+        settings: Settings = "submodels",
+    ) -> None:
         """Put the state of the sub-models' optimizers into one for the user's module, or for a merged one.
 
         Parameters are matched by identity. The pending update merges like its weight: momentum by Eq. 1; Adam's and
-        RMSprop's so that the merged step is what the steps of the parts would merge to. Groups, learning rates and decay
-        come from the sub-models' optimizers. Raises MergeError for an optimizer whose state has no such rule.
+        RMSprop's so that the merged step is what the steps of the parts would merge to. `trained` is what `merge` takes, if
+        it isn't the sub-models: with further splits in it, `optimizers` are those of their sub-models in order. Groups,
+        learning rates and decay come from the sub-models' optimizers, or with `settings="into"` stay as they are. Raises
+        MergeError for an optimizer whose state has no such rule.
         """
-        leaves = self.leaves(allow_nonfinite=True)
-        merge_into(self, leaves, optimizers, into)
+        merge_into(self, optimizers, into, trained, settings)
 
     # -- the pieces ----------------------------------------------------------------------------------------------
 
     def leaves(self, trained: Sequence[Any] | None = None, *, allow_nonfinite: bool = False) -> list[LeafModel]:
         """The trained sub-models at the ends of the tree of splits, checked."""
-        given = list(self.submodels if trained is None else trained)
+        from graphsplit.modules.folder import read_given
+
+        names = self.source.holders.names
+        given = [read_given(item, names) for item in (self.submodels if trained is None else trained)]
         opened = self.opened
         if len(given) != self.parts:
             raise MergeError(f"{len(given)} sub-models were given, and the split has {self.parts} parts")
@@ -195,14 +203,20 @@ class ModuleSplit:
         held = [self._tensors(item, leaves) for item, leaves in zip(given, inner, strict=True)]
         known = {name for submodel in opened.submodels for name in submodel.graph.tensors}
         known |= opened.network.graph.tensors.keys()
-        labelled = [(f"sub-model {part}", tensors, dict[str, str]()) for part, tensors in enumerate(held)]
+        labelled = [
+            (item.label if isinstance(item, Given) else f"sub-model {part}", tensors, metadata_of(item))
+            for part, (item, tensors) in enumerate(zip(given, held, strict=True))
+        ]
         matched = match_parts(self.manifest, labelled, known=known, allow_nonfinite=allow_nonfinite)
         found: list[LeafModel] = []
         weight = Fraction(1, self.parts)
+        placed = {id(tensors): number for number, tensors in enumerate(held)}
         for part, one in enumerate(matched):
-            item = given[part]
+            number = placed[id(one.tensors)]
+            item = given[number]
             if isinstance(item, ModuleSplit):
-                found.extend(outward(opened, part, weight, item.opened, leaf) for leaf in inner[part])
+                self._check_nested(part, item)
+                found.extend(outward(opened, part, weight, item.opened, leaf) for leaf in inner[number])
                 continue
             self._check_constants(part, one.tensors)
             submodel = opened.submodels[part]
@@ -225,10 +239,19 @@ class ModuleSplit:
         if isinstance(item, ModuleSplit):
             return item._graph(leaves, "weights").tensors
         names = self.source.holders.names
+        if isinstance(item, Given):
+            return by_graph_names(item.tensors, names)
         if isinstance(item, Mapping):
-            found = unprefixed(item, names)
-            return {names.get(name, name): TorchTensor(tensor.detach()) for name, tensor in found.items()}
+            state = in_memory(item, names)
+            return by_graph_names({name: TorchTensor(tensor.detach()) for name, tensor in state.items()}, names)
         return held_tensors(unwrapped(item), self.source)
+
+    def _check_nested(self, part: int, inner: ModuleSplit) -> None:
+        if inner.manifest.source.digest != self.manifest.submodels[part].digest:
+            raise MergeError(
+                f"the split given for part {part} is one of another network than sub-model {part}",
+                hint="give the splits in part order, made of the sub-models of this split",
+            )
 
     @property
     def counters(self) -> frozenset[str]:
@@ -265,11 +288,11 @@ class ModuleSplit:
         return found.replace(tensors=tensors)
 
     def _folded(self, leaves: Sequence[LeafModel]) -> dict[str, Tensor]:
-        """The merged weights, with the scale behind an output layer in what stands in front of it."""
+        """The merged weights, with the scale behind an output layer in what stands in front of it: each leaf's by its weight."""
         tensors = merged_tensors(self.opened, leaves)
-        for name in folded(self.plan, self.opened.network.dialect):
-            array = tensors[name].numpy()
-            tensors[name] = ArrayTensor((array.astype(np.float64) / self.parts).astype(array.dtype))
+        names = folded(self.plan, self.opened.network.dialect)
+        light = [replace(leaf, tensors={n: times(leaf.tensors[n], leaf.weight) for n in names}) for leaf in leaves]
+        tensors.update({name: merged_tensor_of(self.opened, name, light) for name in names})
         return tensors
 
     def _copies(self, graph: Graph, leaves: Sequence[LeafModel]) -> dict[str, str]:
@@ -284,30 +307,10 @@ class ModuleSplit:
         return found
 
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What wrappers and trainers put in front of every name of a state dict."""
-
-
-def unprefixed(state: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
-    """A state dict without what a wrapper put in front of its names."""
-    while state and not any(name in names for name in state):
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            break
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
-
-
-def unwrapped(module: Any) -> Any:
-    """The sub-model in a compiled module or in one that copies it over devices."""
-    from graphsplit.formats.torch_module import SplitModule
-
-    while not isinstance(module, SplitModule):
-        inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
-        if inner is None:
-            break
-        module = inner
-    return module
+def times(tensor: Tensor, weight: Fraction) -> Tensor:
+    """A tensor times a leaf's weight, rounded once."""
+    array = tensor.numpy()
+    return ArrayTensor((array.astype(np.float64) * weight.numerator / weight.denominator).astype(array.dtype))
 
 
 def merged_tensors(opened: Opened, leaves: Sequence[LeafModel]) -> dict[str, Tensor]:

@@ -1,16 +1,15 @@
 """Optimizer state put back together, such that the pending update of a parameter merges like the parameter.
 
-An optimizer that divides by the root of a second moment updates by m / sqrt(v). Where one part has an element, both come
-back as they are, m weighted as the element is; where all have it, v is their mean, and m = sqrt(v) * the merge of
-m_k / sqrt(v_k). What was cut has m = 0, and v is the tensor's mean: with v = 0 at a large step count its first step would be
-several times too large.
+An optimizer that divides by the root of a second moment updates by m / sqrt(v). Where one part has an element, both
+come back as they are, m weighted as the element is; where several have it, v is their mean by their weights, and m =
+sqrt(v) * the merge of m_k / sqrt(v_k). What was cut has m = 0, and v is the tensor's mean: with v = 0 at a large step
+count its first step would be several times too large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +27,14 @@ Floats = npt.NDArray[np.float64]
 class Adaptive:
     """One leaf's state for a tensor: averages of the gradient and of its square, by the optimizer's names.
 
-    `divisor` names the second moment that the update divides by.
+    `divisor` names the second moment that the update divides by. A leaf that has no state yet isn't `held`, and its zeros
+    count for no average of squares.
     """
 
     first: Mapping[str, Array]
     second: Mapping[str, Array]
     divisor: str
+    held: bool = True
 
 
 def merge_linear(
@@ -50,7 +51,7 @@ def merge_adaptive(
     entry: ParameterEntry, groups: Sequence[Group], leaves: Sequence[Leaf], states: Sequence[Adaptive]
 ) -> dict[str, Floats]:
     """The merged averages of a tensor, all by name. All leaves have the same names."""
-    ones = [np.ones(np.shape(next(iter(state.second.values())))) for state in states]
+    ones = [np.full(np.shape(next(iter(state.second.values()))), float(state.held)) for state in states]
     holders = _sum(entry, groups, leaves, ones)
     merged: dict[str, Floats] = {}
     for name in states[0].second:
@@ -65,8 +66,12 @@ def merge_adaptive(
 
 
 def _sum(entry: ParameterEntry, groups: Sequence[Group], leaves: Sequence[Leaf], arrays: Sequence[Array]) -> Floats:
-    """What the leaves have of each element, added up over output elements; of copies their mean."""
-    return merge_linear(entry, groups, [replace(leaf, output_weight=Fraction(1)) for leaf in leaves], arrays)
+    """What the leaves have of each element, added up over output elements, each by its weight; of copies their mean.
+
+    The weights are relative to the smallest, so that equal leaves weigh 1 and nothing is rounded.
+    """
+    least = min(leaf.fraction for leaf in leaves)
+    return merge_linear(entry, groups, [replace(leaf, output_weight=leaf.fraction / least) for leaf in leaves], arrays)
 
 
 def _ratio(first: Array, second: Array) -> Floats:
@@ -74,9 +79,13 @@ def _ratio(first: Array, second: Array) -> Floats:
     return np.divide(np.asarray(first, np.float64), root, out=np.zeros(root.shape), where=root > 0)
 
 
-def rescaled_moment(array: Array, decay: float, before: float, after: float) -> Floats:
-    """A running average after `before` steps as one of `after` steps that is corrected to the same value."""
-    if before <= 0 or before == after:
+def rescaled_moment(array: Array, decay: float, before: float, after: float, *, onto: float | None = None) -> Floats:
+    """A running average after `before` steps as one of `after` steps that is corrected to the same value.
+
+    `onto` is the decay that it will be corrected by, if that is another.
+    """
+    onto = decay if onto is None else onto
+    if before <= 0 or (before == after and decay == onto):
         return np.asarray(array, np.float64)
-    corrected: Floats = np.asarray(array, np.float64) * ((1 - decay**after) / (1 - decay**before))
+    corrected: Floats = np.asarray(array, np.float64) * ((1 - onto**after) / (1 - decay**before))
     return corrected

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
@@ -19,23 +21,32 @@ from graphsplit.report.facts import inspect
 from graphsplit.report.folder import replan
 from graphsplit.report.whole import compare, inspect_graph
 from graphsplit.rules import registry
+from graphsplit.verification.runtime import evaluation, runtime_of
 
-Model = Graph | str | os.PathLike[str]
+Model = Graph | Network | str | os.PathLike[str]
+"""A file, what was loaded from it, or a network that is ready to plan: then it has its options already."""
 
 
 def inspect_model(
-    model: Model, *, trainable: Iterable[str] = (), constant: Iterable[str] = (), rules: Iterable[str] = ()
+    model: Model,
+    *,
+    trainable: Iterable[str] = (),
+    constant: Iterable[str] = (),
+    rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> GraphInspection:
     """What a network is made of, with every node that would be refused.
 
     Raises FormatError, RuleError, GraphsplitError.
     """
+    if isinstance(model, Network):
+        return inspect_graph(model.graph, model.dialect, model.trained, model.facts, model.sizes)
     graph = model if isinstance(model, Graph) else load(model)
     lines = tuple(rules)
     dialect = OnnxDialect(registry("onnx").extended(lines) if lines else None)
     trained = parameters(graph, dialect.lookup, trainable, constant)
-    sizes = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained))
-    return inspect_graph(graph, dialect, trained, dialect.evaluate(graph, sizes, trained), sizes)
+    chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
+    return inspect_graph(graph, dialect, trained, dialect.evaluate(graph, chosen, trained), chosen)
 
 
 def inspect_split(
@@ -47,9 +58,10 @@ def inspect_split(
     trainable: Iterable[str] = (),
     constant: Iterable[str] = (),
     rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> Inspection:
     """What a split into `k` parts would do; nothing is written. Raises what planning raises."""
-    network = prepare(model, trainable=trainable, constant=constant, rules=rules)
+    network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
     return inspect(make(network, k, shares=shares, keep=keep), network.dialect)
 
 
@@ -67,9 +79,10 @@ def compare_splits(
     trainable: Iterable[str] = (),
     constant: Iterable[str] = (),
     rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Sizes of the parts for several numbers of parts. Raises what loading raises; a refused split is a row."""
-    network = prepare(model, trainable=trainable, constant=constant, rules=rules)
+    network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
     kept = tuple(keep)
 
     def planned(k: int) -> Plan:
@@ -88,14 +101,25 @@ def explain_model(
     trainable: Iterable[str] = (),
     constant: Iterable[str] = (),
     rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> Explanation | PairExplanation:
     """What couples with `name`, or through which chain of nodes two things are coupled, in a split into `k` parts.
 
     Raises GraphsplitError for a name that nothing has, and what the label flow raises.
     """
-    network = prepare(model, trainable=trainable, constant=constant, rules=rules)
+    network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
+    half = evaluation(network, runtime_of(network))
+    if half is not network:  # what both modes do is told once
+        half = replace(half, trained=half.trained & half.graph.tensors.keys())
+        named = {*half.graph.tensors, *half.graph.producers, *(node.name for node in half.graph.nodes)}
+        if all(text.partition(":")[0] in named for text in (name, other) if text is not None):
+            network = half
     flowed = _flowed(network, k, keep)
     return explain(flowed, name) if other is None else explain_pair(flowed, name, other)
+
+
+def _network(model: Model, **options: Any) -> Network:
+    return model if isinstance(model, Network) else prepare(model, **options)
 
 
 def _flowed(network: Network, k: int, keep: Iterable[str]) -> Flowed:

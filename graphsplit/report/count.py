@@ -15,6 +15,7 @@ from graphsplit.labels import Dialect
 from graphsplit.labels.trainable import operand_tag
 from graphsplit.narrow import NarrowDialect
 from graphsplit.notation import Bound, Rule, bind
+from graphsplit.report.modes import twins
 
 
 class ReportDialect(NarrowDialect, Protocol):
@@ -24,9 +25,15 @@ class ReportDialect(NarrowDialect, Protocol):
 
 
 def multiply_adds(graph: Graph, dialect: Dialect, facts: Facts) -> list[int]:
-    """The multiply-adds of every node, in order; 0 where nothing is contracted or shapes depend on data."""
-    found = []
-    for node in graph.nodes:
+    """The multiply-adds of every node, in order; 0 where nothing is contracted or shapes depend on data.
+
+    What both modes of a network do counts in evaluation mode only.
+    """
+    found, hidden = [], twins(graph)
+    for index, node in enumerate(graph.nodes):
+        if index in hidden:
+            found.append(0)
+            continue
         rules = dialect.lookup(node)
         contracts = any(rule.mix or rule.equation for rule in rules)
         bound = bound_of(node, rules, dialect, facts) if contracts else None
@@ -72,12 +79,14 @@ def work(bound: Bound) -> int:
     results = _names(bound.results[0] or ())
     names = results.union(*(_names(bound.operands[j] or ()) for j in holders))
     sliding = _sliding(bound.rule, holders)
-    total = prod(bound.sizes[name] for name in names if _letter(name) not in sliding)
-    positions = {_place(name) for name in bound.sizes if _letter(name) in sliding}
-    for place in sorted(positions):
-        sizes = {role: _size(bound, letter, place) for letter, role in sliding.items()}
-        windows = [size for role, size in sizes.items() if role != "kernel"]
-        total *= sizes.get("kernel", 1) * min(windows)
+    gone = {letter for letters in sliding.values() for letter in letters}
+    total = prod(bound.sizes[name] for name in names if _letter(name) not in gone)
+    for axis in range(max(map(len, sliding.values()), default=0)):
+        here = {role: letters[axis] for role, letters in sliding.items() if axis < len(letters)}
+        for place in sorted({_place(name) for name in bound.sizes if _letter(name) in here.values()}) or [""]:
+            sizes = {role: _size(bound, letter, place) for role, letter in here.items()}
+            windows = [size for role, size in sizes.items() if role != "kernel"]
+            total *= sizes.get("kernel", 1) * min(windows, default=1)
     return total
 
 
@@ -90,20 +99,20 @@ def _holders(bound: Bound) -> list[int]:
     return [j for j in present if j < len(lines) and {f.name for f in lines[j].factors} & bound.rule.mix]
 
 
-def _sliding(rule: Rule, holders: Sequence[int]) -> dict[str, str]:
-    """The letters of a sliding window and their roles: position in the result, in the input, in the kernel."""
+def _sliding(rule: Rule, holders: Sequence[int]) -> dict[str, list[str]]:
+    """The letters of a sliding window by their roles (position in the result, in the input, in the kernel), axis by axis."""
     if rule.equation or not rule.results or rule.results[0].axes is None:
         return {}
-    letters = [{f.name for f in operand.factors} for operand in rule.operands]
-    result = {f.name for f in rule.results[0].factors}
-    made = result - set().union(*letters)
+    letters = [[f.name for f in operand.factors] for operand in rule.operands]
+    result = [f.name for f in rule.results[0].factors]
+    made = [letter for letter in result if not any(letter in found for found in letters)]
     if not made:
         return {}
-    gone: dict[str, str] = dict.fromkeys(sorted(made), "result")
+    gone = {"result": made}
     for number, j in enumerate(holders):
-        others = set().union(*(found for i, found in enumerate(letters) if i != j))
-        for letter in sorted(letters[j] - others - result - rule.mix):
-            gone[letter] = "kernel" if number else "input"
+        others = {letter for i, found in enumerate(letters) if i != j for letter in found}
+        own = [letter for letter in letters[j] if letter not in others and letter not in result]
+        gone["kernel" if number else "input"] = [letter for letter in own if letter not in rule.mix]
     return gone
 
 

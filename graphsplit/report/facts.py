@@ -30,6 +30,7 @@ from graphsplit.report.content import (
     ValueFacts,
 )
 from graphsplit.report.count import ReportDialect, multiply_adds
+from graphsplit.report.modes import shown, twins, without_twins
 from graphsplit.report.reasons import kind_of, node_name, private_notes, repeated_notes, result_labels, why_private
 
 
@@ -60,7 +61,7 @@ def inspect(plan: Plan, dialect: ReportDialect | None = None) -> Inspection:
         families=_families(plan),
         parameters=_parameters(plan, shapes),
         constants=constant_facts(plan.graph, flowed.trained),
-        outputs=tuple(OutputFacts(v.name, _merge_of(flowed, v.name)) for v in plan.graph.outputs),
+        outputs=tuple(OutputFacts(v.name, _merge_of(flowed, v.name)) for v in without_twins(plan.graph.outputs)),
         repeated=repeated_notes(plan),
         private=private_notes(flowed),
         parameter_sizes=parameter_sizes(plan),
@@ -83,9 +84,9 @@ def network_facts(graph: Graph, facts: Facts, trained: frozenset[str], work: int
     """The network as a whole."""
     return NetworkFacts(
         name=graph.name,
-        nodes=len(graph.nodes),
-        inputs=tuple(_value(v, facts) for v in graph.inputs),
-        outputs=tuple(_value(v, facts) for v in graph.outputs),
+        nodes=len(graph.nodes) - len(twins(graph)),
+        inputs=tuple(_value(v, facts) for v in without_twins(graph.inputs)),
+        outputs=tuple(_value(v, facts) for v in without_twins(graph.outputs)),
         parameters=sum(prod(graph.tensors[name].shape) for name in trained),
         multiply_adds=work,
     )
@@ -170,12 +171,12 @@ def family_numbers(plan: Plan) -> Ids:
 
 
 def _layers(plan: Plan, work: _Work, dialect: ReportDialect) -> tuple[LayerFacts, ...]:
-    flowed, numbers = plan.flowed, family_numbers(plan)
+    flowed, numbers, hidden = plan.flowed, family_numbers(plan), twins(plan.graph)
     found = []
     for index, node in enumerate(plan.graph.nodes):
         names = _trained_operands(flowed, index, dialect)
         core = result_labels(flowed, index)
-        if core is None or not (names or index in flowed.blocks):
+        if core is None or index in hidden or not (names or index in flowed.blocks):
             continue
         labels = core[core > 0]
         owners = plan.partition.owner[labels]
@@ -215,7 +216,7 @@ def _families(plan: Plan) -> tuple[FamilyFacts, ...]:
     flowed, numbers = plan.flowed, family_numbers(plan)
     families = plan.partition.structure.families
     layers: list[list[str]] = [[] for _ in families]
-    for index in sorted(flowed.blocks):
+    for index in shown(plan.graph, flowed.blocks):
         found = np.unique(numbers[flowed.classes[flowed.blocks[index].ids]])
         for family in found[found >= 0]:
             layers[family].append(node_name(plan.graph.nodes[index]))

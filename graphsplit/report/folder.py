@@ -6,10 +6,9 @@ from math import prod
 from pathlib import Path
 
 from graphsplit.errors import ManifestError
-from graphsplit.files import inside
-from graphsplit.formats.onnx_file import load_weightless
 from graphsplit.manifest import Manifest
-from graphsplit.network import Network, make, prepare
+from graphsplit.merging import open_split
+from graphsplit.network import Network
 from graphsplit.planning import Plan
 
 
@@ -18,23 +17,9 @@ def replan(folder: Path) -> tuple[Network, Plan]:
 
     Raises ManifestError for a folder that holds no valid manifest, or whose split this version plans differently.
     """
-    manifest = Manifest.read(folder)
-    options = manifest.options
-    graph = load_weightless(inside(folder, manifest.source.file))
-    network = prepare(
-        graph, trainable=options.trainable, constant=options.constant, rules=options.rules, sizes=dict(options.sizes)
-    )
-    plan = make(
-        network,
-        manifest.parts,
-        strategy=options.strategy,
-        seed=options.seed,
-        shares=options.shares,
-        keep=options.keep,
-        outputs=options.outputs,  # type: ignore[arg-type]
-    )
-    _check(folder, manifest, plan)
-    return network, plan
+    opened = open_split(folder)
+    _check(folder, opened.manifest, opened.plan)
+    return opened.network, opened.plan
 
 
 def _check(folder: Path, manifest: Manifest, plan: Plan) -> None:

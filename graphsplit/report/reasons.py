@@ -9,6 +9,7 @@ from graphsplit.labels import COMMON, OUTPUT, PRIVATE, Flowed
 from graphsplit.labels.arrays import Ids
 from graphsplit.planning import Plan
 from graphsplit.report.content import Kind, Note
+from graphsplit.report.modes import shown
 
 
 def node_name(node: Node) -> str:
@@ -101,7 +102,7 @@ def why_repeated(plan: Plan, index: int) -> str:
 
 def repeated_notes(plan: Plan) -> tuple[Note, ...]:
     """The nodes that the merged network runs once for each part."""
-    return tuple(note(plan.graph, i, why_repeated(plan, i)) for i in sorted(plan.part_nodes))
+    return tuple(note(plan.graph, i, why_repeated(plan, i)) for i in shown(plan.graph, plan.part_nodes))
 
 
 def private_notes(flowed: Flowed) -> tuple[Note, ...]:
@@ -109,7 +110,8 @@ def private_notes(flowed: Flowed) -> tuple[Note, ...]:
     if flowed.parts == 1:
         return ()
     found = []
-    for index, node in enumerate(flowed.graph.nodes):
+    for index in shown(flowed.graph, range(len(flowed.graph.nodes))):
+        node = flowed.graph.nodes[index]
         core = result_labels(flowed, index)
         trains = any(name in flowed.last.derived for name in node.inputs)
         if core is not None and trains and kind_of(core) == "private":

@@ -23,6 +23,7 @@ from graphsplit.report.content import (
 )
 from graphsplit.report.count import ReportDialect, multiply_adds
 from graphsplit.report.facts import constant_facts, inspect, network_facts
+from graphsplit.report.modes import shown, without_twins
 from graphsplit.report.reasons import node_name
 
 
@@ -51,7 +52,7 @@ def inspect_graph(
 def refused_nodes(graph: Graph, dialect: ReportDialect) -> list[Refusal]:
     """Every node without a rule, with one that says no, or with a sub-graph."""
     found = []
-    for node in graph.nodes:
+    for node in (graph.nodes[i] for i in shown(graph, range(len(graph.nodes)))):
         try:
             refuse_unknown(node, dialect.lookup(node))
         except GraphsplitError as error:
@@ -64,7 +65,7 @@ def _layers(
 ) -> tuple[GraphLayer, ...]:
     made_of = _made_of(graph, dialect, trained)
     found = []
-    for node, adds in zip(graph.nodes, work, strict=True):
+    for node, adds in ((graph.nodes[i], work[i]) for i in shown(graph, range(len(graph.nodes)))):
         rules = dialect.lookup(node)
         data = [n for p, n in enumerate(node.inputs) if n and not (rules and operand_tag(rules[0], p) is not None)]
         names = tuple(dict.fromkeys(leaf for name in data for leaf in made_of.get(name, ())))
@@ -91,7 +92,7 @@ def _made_of(graph: Graph, dialect: ReportDialect, trained: frozenset[str]) -> d
 def _dynamic(graph: Graph, sizes: Mapping[str, int]) -> tuple[DynamicAxis, ...]:
     return tuple(
         DynamicAxis(value.name, axis, dim, sizes.get(dim if dim is not None else f"{value.name}:{axis}"))
-        for value in graph.inputs
+        for value in without_twins(graph.inputs)
         for axis, dim in enumerate(value.shape or ())
         if not isinstance(dim, int)
     )

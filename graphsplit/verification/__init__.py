@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from graphsplit.errors import FormatError, MergeError
-from graphsplit.formats.onnx_runtime import engine_title
 from graphsplit.graph import Array
-from graphsplit.merging import LeafModel, Opened, open_split, read_leaves
-from graphsplit.verification import inputs as drawing
+from graphsplit.merging import LeafModel, Opened, open_split
 from graphsplit.verification.file import check_merged
 from graphsplit.verification.laws import exact_merge, identity, order
 from graphsplit.verification.result import Check, Verification
 from graphsplit.verification.running import Bench, Subject, subjects
+from graphsplit.verification.runtime import runtime_of
 from graphsplit.verification.statics import coverage, narrowness, valid_parts
 
-__all__ = ["Check", "Verification", "verify"]
+__all__ = ["Check", "Verification", "verify", "verify_opened"]
 
 Progress = Callable[[str, int, int], None]
 STAGES = ("sub-models", "coverage", "narrowness", "identity", "order", "exact merge")
@@ -40,24 +39,45 @@ def verify(
     Raises ManifestError, MergeError, FormatError or GraphsplitError for what isn't a split, trained files that don't
     fit it and inputs that don't fit the network.
     """
-    report = progress or (lambda *_: None)
-    report("planning", 0, 1)
+    (progress or (lambda *_: None))("planning", 0, 1)
     opened = open_split(folder)
-    if inputs is None:
-        draws, remarks = drawing.draws(opened.network)
-    else:
-        draws, remarks = [drawing.given(opened.network.graph, inputs)], []
     try:
-        leaves = read_leaves(opened, trained)
-        parts = subjects(opened, leaves)
+        leaves = runtime_of(opened.network).leaves(opened, trained)
     except (MergeError, FormatError) as error:
         if trained:
             raise
         return Verification((Check("coverage", False, error.message),), "no runtime: the sub-models can't be read")
+    return verify_opened(
+        opened,
+        leaves,
+        merged,
+        trained=trained,
+        inputs=inputs,
+        again=lambda: _again(opened, leaves, trained),
+        progress=progress,
+    )
+
+
+def verify_opened(
+    opened: Opened,
+    leaves: Sequence[LeafModel],
+    merged: str | os.PathLike[str] | None = None,
+    *,
+    trained: Sequence[str | os.PathLike[str]] = (),
+    inputs: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    again: Callable[[], Sequence[LeafModel]] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """The same of a split that is planned and read already: of a folder's, or of a module's (`split.opened, split.leaves()`).
+
+    `again` gives the sub-models another time, read in reversed order; `trained` are the files that they came from.
+    """
     with tempfile.TemporaryDirectory(prefix="graphsplit-") as work:
-        bench = Bench(opened, draws, Path(work), remarks=remarks)
-        checks = tuple(_checks(bench, leaves, parts, merged, trained, report))
-    return Verification(checks, engine_title(bench.kind))
+        bench = Bench.on(opened, Path(work), inputs)
+        parts = subjects(opened, leaves)
+        reread = again or (lambda: leaves[::-1])
+        checks = tuple(_checks(bench, leaves, parts, merged, trained, reread, progress or (lambda *_: None)))
+    return Verification(checks, bench.runtime.title)
 
 
 def _checks(
@@ -66,6 +86,7 @@ def _checks(
     parts: Sequence[Subject],
     merged: str | os.PathLike[str] | None,
     trained: Sequence[str | os.PathLike[str]],
+    again: Callable[[], Sequence[LeafModel]],
     report: Progress,
 ) -> Iterator[Check]:
     opened = bench.opened
@@ -81,7 +102,7 @@ def _checks(
     report(STAGES[3], 3, total)
     yield identity(opened, leaves)
     report(STAGES[4], 4, total)
-    yield order(bench, leaves, _again(opened, leaves, trained))
+    yield order(bench, leaves, again())
     report(STAGES[5], 5, total)
     yield Check("exact merge", False, unusable) if unusable else exact_merge(bench, parts)
     if merged is not None:
@@ -96,6 +117,8 @@ def _again(
     """The sub-models read again from files in reversed order; the leaves reversed where files go by position."""
     files = list(trained) or [opened.folder / entry.file for entry in opened.manifest.submodels]
     try:
-        return read_leaves(opened, files[::-1])
+        found = runtime_of(opened.network).leaves(opened, files[::-1])
     except MergeError:
         return leaves[::-1]
+    moved = {leaf.path: leaf.label for leaf in found} != {leaf.path: leaf.label for leaf in leaves}
+    return leaves[::-1] if moved and trained else found

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from graphsplit.graph import Graph
 from graphsplit.merging import LeafModel, Opened
-from graphsplit.verification import inputs as drawing
 from graphsplit.verification.laws import compared_values
 from graphsplit.verification.running import Bench, subjects
 
@@ -17,9 +16,8 @@ __all__ = ["difference"]
 
 def difference(opened: Opened, leaves: Sequence[LeafModel], merged: Graph) -> float | None:
     """The largest error of any compared value on random inputs, relative to that value's size; None where nothing runs."""
-    draws, remarks = drawing.draws(opened.network)
     with tempfile.TemporaryDirectory(prefix="graphsplit-") as work:
-        bench = Bench(opened, draws, Path(work), remarks=remarks)
+        bench = Bench.on(opened, Path(work), None)
         if bench.settle(leaves) is not None:
             return None
         names = compared_values(opened)

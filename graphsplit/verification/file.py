@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphsplit.errors import GraphsplitError
-from graphsplit.formats.onnx_file import load, structure_digest
-from graphsplit.formats.onnx_runtime import RunError, Session
+from graphsplit.errors import GraphsplitError, MergeError, RunError
+from graphsplit.formats.structure import structure_digest
 from graphsplit.graph import Graph, Node
-from graphsplit.merging import LeafModel, Opened, merged_graph, open_split, read_leaves
+from graphsplit.merging import LeafModel, merged_graph, open_split
 from graphsplit.verification.compare import Comparison
 from graphsplit.verification.laws import compared_values, same_bits, verdict
 from graphsplit.verification.result import Check
-from graphsplit.verification.running import Bench, Subject, taps_of
+from graphsplit.verification.running import Bench, Subject
 from graphsplit.verification.statics import checked
 
 __all__ = ["check_merged"]
@@ -38,10 +38,10 @@ def check_merged(
     parts: Sequence[Subject],
 ) -> list[Check]:
     """The checks of a merged file. Raises FormatError for a file that can't be read."""
-    graph = load(path)
-    wanted, others = _wanted(bench.opened, leaves, trained, graph)
+    graph = bench.runtime.load(Path(path))
+    wanted, others = _wanted(bench, leaves, trained, graph)
     return [
-        _file(bench, Path(path), leaves),
+        _file(bench, Path(path), graph, leaves),
         _structure(wanted, others, graph),
         _tensors(wanted or others[0], graph),
         _values(bench, Path(path), graph, wanted, parts),
@@ -57,41 +57,49 @@ def _key(node: Node) -> tuple[object, ...]:
 
 
 def _wanted(
-    opened: Opened, leaves: Sequence[LeafModel], trained: Sequence[str | os.PathLike[str]], graph: Graph
+    bench: Bench, leaves: Sequence[LeafModel], trained: Sequence[str | os.PathLike[str]], graph: Graph
 ) -> tuple[_Wanted | None, list[_Wanted]]:
     """Which of the networks that the merge can give has the file's nodes; and all that were tried."""
-    duplicated, repeated = merged_graph(opened, leaves)
-    tried = [_Wanted("duplicated layers", duplicated)]
-    if _nodes(duplicated) == _nodes(graph):
-        return tried[0], tried
-    original, _ = merged_graph(opened, leaves, layers="original")
+    tried: list[_Wanted] = []
+    for wanted in _possible(bench, leaves, trained):
+        tried.append(wanted)
+        if _nodes(wanted.graph) == _nodes(graph):
+            return wanted, tried
+    return None, tried
+
+
+def _possible(
+    bench: Bench, leaves: Sequence[LeafModel], trained: Sequence[str | os.PathLike[str]]
+) -> Iterator[_Wanted]:
+    """The networks that the merge can give, the usual one first."""
+    opened, runtime = bench.opened, bench.runtime
+    yield _Wanted("duplicated layers", runtime.merged(opened, leaves, "duplicated"))
+    _, repeated = merged_graph(opened, leaves)
     scaled = any(entry.scale == "activation" for entry in opened.entries.values())
     reasons = [f"{repeated} nodes would have to be repeated for each part"] if repeated else []
     reasons += ["there is no place for the factor 1/K behind an output layer"] if scaled else []
-    tried.append(_Wanted("the original layers", original, ", and ".join(reasons)))
-    if _nodes(original) == _nodes(graph):
-        return tried[1], tried
-    try:
+    with suppress(MergeError):
+        plain = runtime.merged(opened, leaves, "original")
+        yield _Wanted("the original layers", plain, ", and ".join(reasons))
+    with suppress(GraphsplitError):
         other = open_split(opened.folder, output_scale="activation")
-        behind, _ = merged_graph(other, read_leaves(other, trained))
-    except GraphsplitError:
-        return None, tried
-    tried.append(_Wanted("duplicated layers, scaled behind the output layers", behind))
-    return (tried[2] if _nodes(behind) == _nodes(graph) else None), tried
+        behind = runtime.merged(other, runtime.leaves(other, trained), "duplicated")
+        yield _Wanted("duplicated layers, scaled behind the output layers", behind)
 
 
-def _file(bench: Bench, path: Path, leaves: Sequence[LeafModel]) -> Check:
+def _file(bench: Bench, path: Path, graph: Graph, leaves: Sequence[LeafModel]) -> Check:
     """The file is a valid network that runs."""
     problem, remark = checked(bench, path, leaves)
     if problem is not None:
         return Check("merged file", False, problem)
     try:
-        session = Session(path, kind=bench.kind)
+        session = bench.session(graph, file=path)
         for draw in bench.draws:
             session.run(draw.arrays)
     except RunError as error:
         return Check("merged file", False, error.message)
-    detail = f"{path.name} passes the checker and runs on {len(bench.draws)} inputs"
+    passed = "passes the checker and runs" if bench.runtime.checker else "runs"
+    detail = f"{path.name} {passed} on {len(bench.draws)} inputs"
     return Check("merged file", bool(bench.draws), "; ".join([detail, *([remark] if remark else [])]))
 
 
@@ -142,8 +150,7 @@ def _values(bench: Bench, path: Path, graph: Graph, wanted: _Wanted | None, part
     names = compared_values(bench.opened)
     try:
         references = bench.references(parts, names)
-        session = Session(path, taps_of(graph, names), kind=bench.kind)
-        found = bench.compared(references, session, graph)
+        found = bench.compared(references, bench.session(graph, names, file=path), graph)
     except RunError as error:
         return Check(name, False, error.message)
     if wanted is None or not wanted.given_up:

@@ -1,4 +1,7 @@
-"""What networks are run on: random inputs at several sizes of their dynamic axes, or arrays that were given."""
+"""What networks are run on: random inputs at several sizes of their dynamic axes, or arrays that were given.
+
+The networks are those of evaluation mode: nothing is drawn for what only training reads.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ import numpy as np
 from graphsplit.errors import FormatError, GraphsplitError
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_sizes import BATCHES, LENGTHS, symbols
-from graphsplit.graph import Array, Graph, Node, Value
+from graphsplit.graph import Array, Graph, Value
 from graphsplit.network import Network
+from graphsplit.verification.lookups import rows_of
 
 __all__ = ["Draw", "draws", "elsewhere", "given"]
 
@@ -23,10 +27,6 @@ Kind = Literal["uniform", "normal"]
 LONGER = (64, 224, 512, 1024, 4000, 16000)
 TRIES = 8
 """How many other lengths are tried for dynamic axes before one is left as it is."""
-_MOVES = frozenset(
-    {"Cast", "Clip", "Concat", "CumSum", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split"}
-    | {"Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
-)
 
 
 @dataclass(frozen=True)
@@ -157,39 +157,12 @@ def _array(value: Value, sizes: Mapping[str, int], kind: Kind, cap: int | None, 
 
 def _caps(network: Network) -> dict[str, int]:
     """For each input of whole numbers that looks up rows of tables the rows of the smallest one."""
-    found: dict[str, int] = {}
-    graph = network.graph
-    for value in graph.inputs:
-        if value.dtype.kind not in "iu":
-            continue
-        seen, waiting = {value.name}, [value.name]
-        while waiting:
-            name = waiting.pop()
-            for node in (graph.nodes[i] for i in graph.consumers.get(name, ())):
-                size = _table(node, name, network.facts)
-                if size is not None:
-                    found[value.name] = min(size, found.get(value.name, size))
-                elif node.op in _MOVES or (node.op in ("Add", "Sub") and not node.domain):
-                    fresh = [o for o in node.outputs if o and o not in seen]
-                    seen.update(fresh)
-                    waiting.extend(fresh)
-    return found
-
-
-def _table(node: Node, name: str, facts: Facts) -> int | None:
-    """How many rows the table has that a node looks `name` up in."""
-    if node.op in ("Gather", "GatherElements") and len(node.inputs) > 1 and node.inputs[1] == name:
-        fact, axis = facts.get(node.inputs[0]), node.attributes.get("axis", 0)
-    elif node.op == "EmbedLayerNormalization" and name in node.inputs[:2]:
-        fact, axis = facts.get(node.inputs[2 + node.inputs.index(name)]), 0
-    elif node.op == "OneHot" and node.inputs[0] == name:
-        depth = facts.get(node.inputs[1])
-        return int(depth.data.reshape(-1)[0]) if depth is not None and depth.data is not None else None
-    else:
-        return None
-    if fact is None or not fact.shape or not isinstance(axis, int):
-        return None
-    return max(1, fact.shape[axis])
+    rows = {
+        value.name: rows_of(network.graph, network.facts, value.name)
+        for value in network.graph.inputs
+        if value.dtype.kind in "iu"
+    }
+    return {name: count for name, count in rows.items() if count is not None}
 
 
 # -- given arrays -----------------------------------------------------------------------------------------------

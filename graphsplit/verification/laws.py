@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -11,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from graphsplit.formats.onnx_file import save, structure_digest
-from graphsplit.formats.onnx_runtime import RunError
+from graphsplit.errors import RunError
+from graphsplit.formats.structure import structure_digest
 from graphsplit.graph import Array, Graph, Tensor
 from graphsplit.merging import LeafModel, Opened, merged_graph
 from graphsplit.verification.compare import Comparison
 from graphsplit.verification.perturb import limits, perturbed
 from graphsplit.verification.result import Check
-from graphsplit.verification.running import Bench, Subject
+from graphsplit.verification.running import Bench, Subject, original
+from graphsplit.verification.runtime import runtime_of
 from graphsplit.verification.statics import DUPLICATED, OUTPUTS, OWNED, UNUSED, kinds
 
 __all__ = ["compared_values", "exact_merge", "identity", "order", "same_bits", "verdict"]
@@ -33,9 +33,13 @@ ORDER_BYTES = 200_000_000
 
 
 def compared_values(opened: Opened) -> list[str]:
-    """The values at which law 1 says what the merged network computes: taps, and outputs that aren't behind one."""
+    """The values at which law 1 says what the merged network computes: taps, and outputs that aren't behind one.
+
+    The law is about evaluation mode: what only training has isn't among them.
+    """
     outputs = [entry.name for entry in opened.manifest.outputs if entry.merge in ("concat", "common")]
-    return list(dict.fromkeys([*opened.manifest.taps, *outputs]))
+    evaluates = runtime_of(opened.network).evaluates
+    return [name for name in dict.fromkeys([*opened.manifest.taps, *outputs]) if evaluates(name)]
 
 
 def exact_merge(bench: Bench, parts: Sequence[Subject]) -> Check:
@@ -98,7 +102,7 @@ def verdict(name: str, bench: Bench, found: Sequence[Comparison], what: str, nam
 
 def identity(opened: Opened, leaves: Sequence[LeafModel]) -> Check:
     """Merge the sub-models as they stand: owned elements come back bit for bit, output ones by Eq. 1, cut ones zero."""
-    whole, _ = merged_graph(opened, leaves, layers="original")
+    whole = original(opened, leaves)
     copies, _ = merged_graph(opened, leaves)
     problems: list[str] = []
     counted = 0
@@ -117,7 +121,7 @@ def identity(opened: Opened, leaves: Sequence[LeafModel]) -> Check:
 
 
 def _unchanged(opened: Opened, merged: Graph) -> list[str]:
-    same = structure_digest(merged, opened.network.trained) == opened.manifest.source.digest
+    same = structure_digest(merged, opened.network.changing) == opened.manifest.source.digest
     return [] if same else ["the merge of one part has another structure than the source"]
 
 
@@ -189,12 +193,7 @@ def order(bench: Bench, leaves: Sequence[LeafModel], again: Sequence[LeafModel])
         return Check("order", False, "given in reversed order, the sub-models merge into another graph")
     if size > ORDER_BYTES:
         return _some_tensors(one.tensors, other.tensors)
-    digests = []
-    for number, graph in enumerate((one, other)):
-        path = bench.folder / f"order_{number}.onnx"
-        save(graph, path, force=True)
-        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
-        path.unlink()
+    digests = [bench.runtime.digest(graph, bench.folder) for graph in (one, other)]
     if digests[0] != digests[1]:
         return Check("order", False, "given in reversed order, the sub-models merge into other bytes")
     return Check("order", True, f"the same {size:,} bytes of weights in reversed order (sha256 {digests[0][:12]})")

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from graphsplit.errors import FormatError, RunError
 from graphsplit.files import inside
-from graphsplit.formats.onnx_file import load, save, structure_digest
-from graphsplit.formats.onnx_runtime import Engine, RunError, Session, engine
+from graphsplit.formats.structure import structure_digest
 from graphsplit.graph import Array, Graph, Tensor
-from graphsplit.merging import LeafModel, Opened, merged_graph
+from graphsplit.merging import LeafModel, Opened, merged_tensor_of
+from graphsplit.network import Network
 from graphsplit.verification.compare import Comparison, Places, Reference, compare, noise
-from graphsplit.verification.inputs import Draw, draws, elsewhere
+from graphsplit.verification.inputs import Draw, draws, elsewhere, given
 from graphsplit.verification.perturb import jittered, limits
+from graphsplit.verification.runtime import Runtime, Session, evaluation, evaluation_graph, runtime_of
 
-__all__ = ["Bench", "Subject", "depth", "subjects", "taps_of"]
+__all__ = ["Bench", "Subject", "depth", "original", "subjects", "taps_of"]
 
 
 @dataclass(frozen=True)
 class Subject:
     """A sub-model to run: the graph of its file where it has one, else the one that narrowing gives; and its tensors.
 
-    `file` is its file if it is an ONNX file with the structure that the split wrote; `changed` says that a file in the
+    `file` is its file if that holds a graph with the structure that the split wrote; `changed` says that a file in the
     split's own folder has another one.
     """
 
@@ -45,25 +49,38 @@ class Subject:
 
 
 def subjects(opened: Opened, leaves: Sequence[LeafModel]) -> list[Subject]:
-    """The leaves with graphs to run. Raises FormatError for a file that can't be read."""
-    trained = opened.network.trained
+    """The leaves with graphs to run. Raises FormatError for a file of the split that can't be read."""
+    free, runtime = opened.network.changing, runtime_of(opened.network)
     own = {inside(opened.folder, entry.file) for entry in opened.manifest.submodels}
     found = []
     for leaf in leaves:
         planned = leaf.graph.graph
         whole = planned.replace(tensors={n: leaf.tensors.get(n, t) for n, t in planned.tensors.items()})
         path = Path(leaf.label)
-        if path.suffix.lower() != ".onnx":
+        if not runtime.holds_graph(path):
             found.append(Subject(leaf, whole, None))
             continue
-        graph = load(path)
-        if structure_digest(graph, trained) == structure_digest(planned, trained):
+        try:
+            graph = runtime.load(path)
+        except FormatError:
+            if path in own:
+                raise
+            found.append(Subject(leaf, whole, None))
+            continue
+        if structure_digest(graph, free) == structure_digest(planned, free):
             found.append(Subject(leaf, graph, path))
         elif path in own:
             found.append(Subject(leaf, graph, path, changed=True))
         else:  # a training tool's own file: its tensors are what counts
             found.append(Subject(leaf, whole, None))
     return found
+
+
+def original(opened: Opened, leaves: Sequence[LeafModel]) -> Graph:
+    """The source with the merged weights, also where these need a place that its layers don't have."""
+    source, trained = opened.network.graph, opened.network.trained
+    tensors = {n: merged_tensor_of(opened, n, leaves) if n in trained else t for n, t in source.tensors.items()}
+    return source.replace(tensors=tensors)
 
 
 @dataclass
@@ -73,14 +90,31 @@ class Bench:
     opened: Opened
     draws: list[Draw]
     folder: Path
-    kind: Engine = field(default_factory=engine)
+    runtime: Runtime
     remarks: list[str] = field(default_factory=list)
 
-    def session(self, graph: Graph, taps: Collection[str] = ()) -> Session:
-        """A graph, written and loaded. Raises RunError."""
-        path = self.folder / "network.onnx"
-        save(graph, path, force=True)
-        return Session(path, taps_of(graph, taps), kind=self.kind)
+    @classmethod
+    def on(cls, opened: Opened, folder: Path, inputs: str | os.PathLike[str] | Mapping[str, Array] | None) -> Bench:
+        """A bench with random inputs, or with those that are given. Raises what drawing and reading them raise."""
+        runtime = runtime_of(opened.network)
+        network = evaluation(opened.network, runtime)
+        if inputs is not None:
+            return cls(opened, [given(network.graph, inputs)], folder, runtime)
+        drawn, remarks = draws(network)
+        return cls(opened, drawn, folder, runtime, remarks)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network in evaluation mode."""
+        return evaluation(self.opened.network, self.runtime)
+
+    def session(self, graph: Graph, taps: Collection[str] = (), *, file: Path | None = None) -> Session:
+        """A graph, loaded; from its file where there is one. Raises RunError."""
+        return self.runtime.session(file or graph, taps_of(graph, taps), self.folder)
+
+    def complaint(self, network: Graph | Path, *, full: bool = True) -> str | None:
+        """What the checker says against a graph or file, None where it accepts it."""
+        return self.runtime.complaint(network, self.folder, full=full)
 
     # -- which inputs --------------------------------------------------------------------------------------------
 
@@ -89,20 +123,23 @@ class Bench:
 
         Gives the reason where nothing is left.
         """
-        graph, _ = merged_graph(self.opened, leaves, layers="original")
+        graph = original(self.opened, leaves)
         try:
             session = self.session(graph)
         except RunError as error:
-            self.kind, first = "reference", error
+            other, first = self.runtime.fallback(), error
+            if other is None:
+                return f"no runtime loads the source: {first.message}"
+            title, self.runtime = self.runtime.title.partition(" ")[0], other
             try:
                 session = self.session(graph)
             except RunError:
                 return f"no runtime loads the source: {first.message}"
-            self.remarks.append(f"onnxruntime doesn't load the source ({first.message})")
+            self.remarks.append(f"{title} doesn't load the source ({first.message})")
         kept, failures = _usable(session, self.draws)
         if not kept and not any(draw.given for draw in self.draws):
-            for sizes in elsewhere(self.opened.network):
-                drawn, remarks = draws(self.opened.network, sizes)
+            for sizes in elsewhere(self.network):
+                drawn, remarks = draws(self.network, sizes)
                 if _usable(session, drawn[:1])[0]:
                     (kept, failures), self.remarks = _usable(session, drawn), [*remarks, failures[0]]
                     break
@@ -163,7 +200,8 @@ class Bench:
         self, references: Sequence[Mapping[str, Reference]], session: Session, graph: Graph
     ) -> list[Comparison]:
         """Every value of the merged network, on every draw, against what it should be. Raises RunError."""
-        deep, unit = depth(graph), self.unit(graph)
+        half = evaluation_graph(graph, self.runtime)
+        deep, unit = depth(half), self.unit(half)
         found = []
         for draw, expected in zip(self.draws, references, strict=True):
             values = session.run(draw.arrays)
@@ -178,7 +216,7 @@ class Bench:
         """The coarsest rounding unit of a network's weights and values."""
         types = {graph.tensors[name].dtype for name in graph.tensors}
         types |= {value.dtype for value in graph.values.values()}
-        types |= {fact.dtype for fact in self.opened.network.facts.values() if fact.dtype is not None}
+        types |= {fact.dtype for fact in self.network.facts.values() if fact.dtype is not None}
         return max(
             (limits(t)[0] for t in types if t.kind == "f" or t.name == "bfloat16"), default=limits(np.dtype("f4"))[0]
         )

@@ -10,14 +10,13 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from graphsplit.formats.onnx_file import save
-from graphsplit.formats.onnx_runtime import RunError, Session, check_file
+from graphsplit.errors import RunError
 from graphsplit.graph import Graph, Tensor
 from graphsplit.manifest import Group, Manifest, ParameterEntry
 from graphsplit.manifest.ranges import OUTPUT, PRIVATE
-from graphsplit.merging import LeafModel, Opened, merged_graph
+from graphsplit.merging import LeafModel, Opened
 from graphsplit.verification.result import Check
-from graphsplit.verification.running import Bench, Subject
+from graphsplit.verification.running import Bench, Subject, original
 
 __all__ = [
     "CUT",
@@ -47,13 +46,14 @@ def valid_parts(bench: Bench, parts: Sequence[Subject], leaves: Sequence[LeafMod
     for subject in parts:
         found = [*_structure(opened, subject), *_interface(opened.network.graph, subject.graph)]
         found += _ends(opened.network.graph, subject)
-        verdict, remark = _checked(bench, subject, leaves)
+        verdict, remark = checked(bench, subject.file or subject.graph, leaves)
         remarks += [remark] if remark else []
         found += [verdict] if verdict else []
         found += _runs(bench, subject)
         problems += [f"{subject.title}: {problem}" for problem in found]
     problems += _layers(opened)
-    detail = f"{len(parts)} sub-models pass the checker, run on {len(bench.draws)} inputs and have every layer"
+    passed = "pass the checker, run" if bench.runtime.checker else "run"
+    detail = f"{len(parts)} sub-models {passed} on {len(bench.draws)} inputs and have every layer"
     return _check("valid parts", problems, "; ".join([detail, *dict.fromkeys(remarks)]))
 
 
@@ -114,35 +114,24 @@ def _fed(source: Graph, output: str) -> bool:
     return vertex in network and bool({v.name for v in source.inputs} & nx.ancestors(network, vertex))
 
 
-def _checked(bench: Bench, subject: Subject, leaves: Sequence[LeafModel]) -> tuple[str | None, str | None]:
-    """What the checker has against a sub-model, and a remark where it has as much against the source."""
-    path = subject.file
-    if path is None:
-        path = bench.folder / "checked.onnx"
-        save(subject.graph, path, force=True)
-    return checked(bench, path, leaves)
-
-
-def checked(bench: Bench, path: Path, leaves: Sequence[LeafModel]) -> tuple[str | None, str | None]:
-    """What the checker has against a file; and a remark where it has as much against the source."""
-    verdict = check_file(path)
+def checked(bench: Bench, network: Graph | Path, leaves: Sequence[LeafModel]) -> tuple[str | None, str | None]:
+    """What the checker has against a graph or file; and a remark where it has as much against the source."""
+    verdict = bench.complaint(network)
     if verdict is None:
         return None, None
-    graph, _ = merged_graph(bench.opened, leaves, layers="original")
-    source = bench.folder / "checked_source.onnx"
-    save(graph, source, force=True)
-    same = check_file(source)
+    source = original(bench.opened, leaves)
+    same = bench.complaint(source)
     if same is None:
         return f"the checker refuses it: {verdict}", None
-    plain = check_file(path, full=False)
-    if plain is not None and check_file(source, full=False) is None:
+    plain = bench.complaint(network, full=False)
+    if plain is not None and bench.complaint(source, full=False) is None:
         return f"the checker refuses it: {plain}", None
     return None, f"the full check refuses the source as well ({same})"
 
 
 def _runs(bench: Bench, subject: Subject) -> list[str]:
     try:
-        session = bench.session(subject.graph) if subject.file is None else Session(subject.file, kind=bench.kind)
+        session = bench.session(subject.graph, file=subject.file)
         for draw in bench.draws:
             session.run(draw.arrays)
     except RunError as error:
@@ -266,7 +255,7 @@ def _part_tensors(opened: Opened, part: int, tensors: Mapping[str, Tensor]) -> l
         elif tensors[name].dtype.name != entry.dtype:
             problems.append(f"{name!r} has type {tensors[name].dtype.name}, the manifest says {entry.dtype}")
     for name, tensor in opened.submodels[part].graph.tensors.items():
-        if name not in network.trained and name in tensors:
+        if name not in network.changing and name in tensors:
             found = tensors[name]
             if found.shape != tensor.shape or not np.array_equal(
                 found.numpy(), tensor.numpy(), equal_nan=_floats(tensor)

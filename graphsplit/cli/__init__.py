@@ -1,0 +1,247 @@
+"""The command line: arguments, exit codes and nothing else; every command calls the public API.
+
+Results go to stdout, progress and diagnostics to stderr. Exit codes: 0 done, 1 a verification failed, 2 refused or
+misused, 130 interrupted. Whatever takes long to import is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphsplit.cli.options import FOLDER, FORCE, JSON, MODEL, PATH, SHARES, Greedy, planning
+from graphsplit.cli.output import FAILED, Bar, Commands, console, emit, show_report
+
+if TYPE_CHECKING:
+    from graphsplit.network import Network
+    from graphsplit.report import Report
+    from graphsplit.splitting import Split
+
+COMPARED = 8
+
+
+@click.group(
+    cls=Commands, name="graphsplit", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+)
+@click.version_option(package_name="graphsplit", prog_name="graphsplit", message="%(prog)s %(version)s")
+def main() -> None:
+    """Split a neural network by width into standalone sub-models, train them anywhere, and merge them exactly.
+
+    Exit codes: 0 done, 1 a verification failed, 2 refused or misused.
+    """
+
+
+@main.command(short_help="Split a model into K sub-models.")
+@MODEL
+@click.option("-k", "k", metavar="K", type=click.IntRange(min=1), required=True, help="How many parts.")
+@click.option("-o", "out", metavar="DIR", type=PATH, help="The folder to write; MODEL-parts by default.")
+@click.option(
+    "--strategy",
+    metavar="NAME",
+    default="contiguous",
+    show_default=True,
+    help="Which vertices go together: contiguous, interleaved or random.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The seed of a random strategy.",
+)
+@SHARES
+@click.option(
+    "--init",
+    type=click.Choice(["keep", "rescale"]),
+    default="keep",
+    show_default=True,
+    help="Take weights as they are, or restore the signal that slicing shrinks.",
+)
+@planning
+@FORCE
+@JSON
+def split(model: Path, k: int, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Split MODEL into K standalone sub-models, written to a folder with a manifest.
+
+    MODEL is an ONNX file; package.module:factory, a function that makes a torch module, with its inputs as --input; or a
+    sub-model of an earlier split.
+    """
+    from graphsplit.report import inspect, split_summary
+
+    folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-parts")
+    with Bar() as progress:
+        done = _split(model, k, options, {"out": folder, "progress": progress})
+    found = inspect(done.plan)
+    files = [str(folder / entry.file) for entry in done.manifest.submodels]
+    if as_json:
+        emit(split_summary(found, str(folder), files))
+    else:
+        from graphsplit.report.tables import show_split
+
+        show_split(console(), found, str(folder))
+
+
+def _split(model: Path, k: int, options: dict[str, Any], outputs: dict[str, Any]) -> Split[Any]:
+    import graphsplit
+    from graphsplit.modules import factory
+
+    inputs, named = options.pop("inputs"), factory.names_module(model)
+    if not named:
+        _no_inputs(model, inputs)
+        return graphsplit.split(model, k, **outputs, **options)
+    outputs["progress"]("importing", 0, 1)
+    given = factory.example(model, inputs, options.pop("sizes"))
+    shapes = given.dynamic_shapes
+    return graphsplit.split(given.module, given.args, given.kwargs, k=k, dynamic_shapes=shapes, **outputs, **options)
+
+
+def _no_inputs(model: Path, inputs: tuple[str, ...]) -> None:
+    if inputs:
+        raise click.UsageError(f"--input is for torch modules (package.module:factory), and {str(model)!r} is a file")
+
+
+def _model(model: Path, options: dict[str, Any], *, strict: bool = True) -> Path | Network:
+    """What the reports take of a model: a file as it is, a torch module ready to plan with its options."""
+    from graphsplit.modules import factory
+
+    inputs = options.pop("inputs")
+    if not factory.names_module(model):
+        _no_inputs(model, inputs)
+        return model
+    given = factory.example(model, inputs, options.pop("sizes"))
+    held = {name: options.pop(name) for name in ("trainable", "constant", "rules")}
+    return factory.network_of(given, strict=strict, **held)
+
+
+@main.command(short_help="Merge trained sub-models.")
+@FOLDER
+@click.argument("trained", metavar="[TRAINED]...", nargs=-1, type=PATH)
+@click.option("-o", "out", metavar="FILE", type=PATH, help="The file to write; DIR/merged.onnx or .pt2 by default.")
+@click.option(
+    "--layers",
+    type=click.Choice(["duplicated", "original"]),
+    default="duplicated",
+    show_default=True,
+    help="Repeat what only holds part by part (exact), or keep the source's layers (not exact).",
+)
+@click.option(
+    "--output-scale",
+    type=click.Choice(["weights", "activation"]),
+    default="weights",
+    show_default=True,
+    help="Scale the output layers' weights by 1/K, or what they compute.",
+)
+@click.option("--allow-nonfinite", is_flag=True, help="Merge weights that are infinite or not a number, too.")
+@FORCE
+@JSON
+def merge(folder: Path, trained: tuple[Path, ...], out: Path | None, as_json: bool, **options: Any) -> None:
+    """Merge the sub-models of a split's folder DIR, trained in place, or K TRAINED files in any order."""
+    import graphsplit
+    from graphsplit.modules.folder import is_module_split
+
+    kind = ".pt2" if is_module_split(folder) else ".onnx"
+    target = out or folder / f"merged{kind}"
+    if target.suffix.lower() != kind:
+        raise click.UsageError(f"-o {str(target)!r}: the merged network of {str(folder)!r} is a {kind} file")
+    with Bar() as progress:
+        done = graphsplit.merge(folder, trained, out=target, progress=progress, **options)
+    if as_json:
+        emit({"path": str(done.path), "parts": done.parts, "difference": done.difference})
+        return
+    from graphsplit.report.tables import say
+
+    say(console(), f"merged {done.parts} parts into {done.path}")
+    if done.difference is not None:
+        say(console(), f"the original layers differ from the parts' mean by up to {done.difference:.3g}")
+
+
+@main.command(cls=Greedy, short_help="Check a split, and its merge.")
+@FOLDER
+@click.argument("merged", metavar="[MERGED]", required=False, type=PATH)
+@click.option(
+    "--trained",
+    metavar="FILE…",
+    multiple=True,
+    type=PATH,
+    help="Trained files instead of the sub-models in DIR.",
+)
+@click.option("--inputs", metavar="X.npz", type=PATH, help="Inputs to try, by name, instead of random ones.")
+@JSON
+def verify(folder: Path, merged: Path | None, trained: tuple[Path, ...], inputs: Path | None, as_json: bool) -> None:
+    """Check every law of a split's folder DIR, and of the merge where the file MERGED is given.
+
+    Exits with 1 when a law fails.
+    """
+    import graphsplit
+
+    with Bar() as progress:
+        done = graphsplit.verify(folder, merged, trained=trained, inputs=inputs, progress=progress)
+    if as_json:
+        names = ("name", "passed", "detail", "worst", "tolerance")
+        checks = [{name: getattr(check, name) for name in names} for check in done.checks]
+        emit({"passed": done.passed, "runtime": done.runtime, "checks": checks})
+    else:
+        from graphsplit.report.tables import show_verification
+
+        show_verification(console(), done)
+    if not done.passed:
+        click.get_current_context().exit(FAILED)
+
+
+@main.command(short_help="Show layers, sizes and what a split does.")
+@click.argument("source", metavar="MODEL|DIR", type=PATH)
+@click.option("-k", "k", metavar="K", type=click.IntRange(min=1), help="Show what a split into K parts would do.")
+@click.option("--compare", is_flag=True, help=f"Compare the sizes of the parts for K = 1 to {COMPARED} (or to -k).")
+@SHARES
+@planning
+@JSON
+def inspect(
+    source: Path, k: int | None, compare: bool, as_json: bool, shares: tuple[float, ...] | None, **options: Any
+) -> None:
+    """Show a model's layers and sizes, what a split into K parts would do, or what the split in DIR did."""
+    from graphsplit import report
+
+    found: Report
+    if source.is_dir():
+        if k is not None or compare or shares or any(options.values()):
+            raise click.UsageError(f"{str(source)!r} is the folder of a split: it takes no options but --json")
+        found = report.inspect_folder(source)
+    elif compare:
+        if shares:
+            raise click.UsageError("--shares are for one K, not for --compare")
+        found = report.compare_splits(_model(source, options), range(1, (k or COMPARED) + 1), **options)
+    elif k is not None:
+        found = report.inspect_split(_model(source, options), k, shares=shares, **options)
+    else:
+        if shares or options.pop("keep"):
+            raise click.UsageError("--shares and --keep say how to split: give -k, too")
+        found = report.inspect_model(_model(source, options, strict=False), **options)
+    show_report(found, as_json)
+
+
+@main.command(short_help="Tell what must stay together, and why.")
+@MODEL
+@click.argument("name", metavar="NAME")
+@click.argument("other", metavar="[NAME]", required=False)
+@click.option(
+    "-k",
+    "k",
+    metavar="K",
+    type=click.IntRange(min=2),
+    default=2,
+    show_default=True,
+    help="For a split into so many parts.",
+)
+@planning
+@JSON
+def explain(model: Path, name: str, other: str | None, as_json: bool, **options: Any) -> None:
+    """Tell what must stay together with NAME, or through which chain of nodes two NAMEs are coupled.
+
+    A NAME is that of a node, a parameter or a value; NAME:AXIS is one axis of it, NAME:AXIS:INDEX one index.
+    """
+    from graphsplit import report
+
+    show_report(report.explain_model(_model(model, options), name, other, **options), as_json)
