@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from graphsplit.errors import FormatError, PlanError, UnsupportedError
+from graphsplit.errors import FormatError, GraphsplitError, PlanError, UnsupportedError
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
@@ -23,6 +23,7 @@ from graphsplit.partition import partition
 from graphsplit.planning import Plan, make_plan
 from graphsplit.rules import registry
 
+Refusal = TypeVar("Refusal", bound=GraphsplitError)
 MAX_PARTS = 4096
 TRAINABLE_KEY = "graphsplit.trainable"
 CONSTANT_KEY = "graphsplit.constant"
@@ -54,7 +55,7 @@ class Network:
         """The tensors that training or running the network changes."""
         return self.trained
 
-    def located(self, error: UnsupportedError) -> UnsupportedError:
+    def located(self, error: Refusal) -> Refusal:
         """A refusal as the user should read it: a network that came from source code adds its line."""
         return error
 
@@ -149,7 +150,7 @@ def make(
         )
         divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
         return make_plan(flowed, divided, output_scale=output_scale)
-    except UnsupportedError as error:
+    except (UnsupportedError, PlanError) as error:
         located = network.located(error)
         if located is error:
             raise

@@ -144,10 +144,12 @@ def make_plan(
 
 def _uses(flowed: Flowed, name: str, part_nodes: Iterable[int]) -> list[Claim]:
     """The claims on a tensor; what a repeated node calls output is private to each copy."""
-    repeated = set(part_nodes)
+    repeated, claims = set(part_nodes), flowed.claims.get(name, ())
+    said = {c.node for c in claims if not c.weak and ((c.core > 0) | (c.core == OUTPUT)).any()}
     return [
         replace(c, core=np.where(c.core == OUTPUT, PRIVATE, c.core)) if c.node in repeated else c
-        for c in flowed.claims.get(name, ())
+        for c in claims
+        if not (c.weak and c.node in said)
     ]
 
 
@@ -166,29 +168,76 @@ def _part_nodes(flowed: Flowed) -> frozenset[int]:
         for name in sorted(flowed.trained):
             claims = _uses(flowed, name, found)
             labels, blocked = _axis_labels(name, flowed.graph.tensors[name].shape, claims)
-            if _has_copies(labels, blocked):
+            if _has_copies(labels, blocked) or _holds(claims, flowed.graph.tensors[name].shape, PRIVATE):
                 found.update(c.node for c in claims if c.node >= 0)
+        found |= _around_moving_axes(flowed, found)
         if len(found) == before:
             return frozenset(found)
 
 
+def _around_moving_axes(flowed: Flowed, repeated: set[int]) -> set[int]:
+    """What makes or reads values of repeated nodes that are divided along an axis whose size is only known at run time.
+
+    Such an axis is a batch and heads in one: no fixed positions take a part's elements out of it or put them back, so that has
+    to happen in front of and behind the reshapes that make it.
+    """
+    found: set[int] = set()
+    outputs = {value.name for value in flowed.graph.outputs}
+    for i in repeated:
+        node = flowed.graph.nodes[i]
+        for name in (*node.inputs, *node.outputs):
+            if not name or not _moving(flowed, name):
+                continue
+            if name in outputs:
+                raise UnsupportedError(
+                    f"{node.title}: its result {name!r} is divided along an axis whose size is only known at run time",
+                    hint="export the network with fixed sizes",
+                )
+            found.update(flowed.graph.consumers.get(name, ()))
+            found.update({flowed.graph.producers[name]} if name in flowed.graph.producers else ())
+    return found & flowed.graph.alive - flowed.tail
+
+
+def _moving(flowed: Flowed, name: str) -> bool:
+    """Whether a value is divided along an axis that changes its size with the dynamic ones."""
+    labels = flowed.labels.get(name)
+    if labels is None or not (labels.core > 0).any():
+        return False
+    here, there = flowed.facts[name].shape, flowed.others[name].shape
+    if here is None or there is None or len(here) != len(there):
+        return here != there
+    return any(here[axis] != there[axis] for axis in labels.varying)
+
+
 def _computed_weights(flowed: Flowed) -> set[int]:
-    """Nodes whose weights are computed element by element: neither 1/K nor the zero of a cut element goes through that."""
+    """Nodes whose weights are computed from others: neither 1/K nor the zero of a cut element goes through that.
+
+    A statistic over an axis that is divided doesn't either; where only rows are divided, and each looks at itself, all is well.
+    """
     computed = {name for name, derived in flowed.last.derived.items() if not derived.moved}
     found: set[int] = set()
     for i in sorted(flowed.graph.alive):
-        leaves = [
-            leaf.name for n in flowed.graph.nodes[i].inputs if n in computed for leaf in flowed.last.derived[n].leaves
-        ]
-        for name in leaves:
-            mine = [c.core for c in flowed.claims.get(name, ()) if c.node == i]
-            if any((core == OUTPUT).any() for core in mine) or sum(bool((core > 0).any()) for core in mine) > 1:
+        for name in dict.fromkeys(n for n in flowed.graph.nodes[i].inputs if n in computed):
+            leaves = flowed.last.derived[name].leaves
+            mine = [(leaf, c) for leaf in leaves for c in flowed.claims.get(leaf.name, ()) if c.node == i]
+            divided = [(leaf, c) for leaf, c in mine if (c.core > 0).any()]
+            if (
+                any((c.core == OUTPUT).any() for _, c in mine)
+                or len({c.contracted for _, c in divided}) > 1
+                or any(leaf.name == other.name and c.axes != d.axes for leaf, c in divided for other, d in divided)
+                or any(c.core.shape[axis] > 1 for leaf, c in divided for axis in leaf.taken)
+            ):
                 found.add(i)
     return found
 
 
 def _data(flowed: Flowed, node: Node) -> list[str]:
     return [name for name in node.inputs if name in flowed.labels]
+
+
+def _holds(claims: Iterable[Claim], shape: tuple[int, ...], code: int) -> bool:
+    """Whether a tensor of one number, which has no axis to hold a label, is claimed with this code."""
+    return not shape and any(bool((c.core == code).any()) for c in claims)
 
 
 def _has_copies(labels: tuple[Ids | None, ...], blocked: Blocked | None) -> bool:
@@ -264,8 +313,10 @@ def _parameter_plan(flowed: Flowed, name: str, part_nodes: frozenset[int], activ
     role: Role = "owned"
     if not claims:
         role = "unused"
-    elif _has_copies(labels, blocked):
+    elif _has_copies(labels, blocked) or _holds(claims, shape, PRIVATE):
         role = "duplicated"
+    elif _holds(claims, shape, OUTPUT):
+        role = "output"
     elif any(v is not None and (v == OUTPUT).any() for v in labels):
         giving = {c.node for c in claims if (c.core == OUTPUT).any()}
         role = "owned" if giving <= activation and blocked is None and _owned_everywhere(labels) else "output"
@@ -305,8 +356,8 @@ def _derived_masks(
     """For each divided axis of each parameter behind a tensor: which of the tensor's elements the part keeps."""
     for leaf in derived.leaves:
         plan = plans[leaf.name]
-        for vector, slot in zip(plan.labels, leaf.slots, strict=True):
-            if vector is not None:
+        for number, (vector, slot) in enumerate(zip(plan.labels, leaf.slots, strict=True)):
+            if vector is not None and not (number in leaf.taken and slot.size == 1):
                 yield np.where(slot >= 0, keeps(vector, owner, part)[np.maximum(slot, 0)], True)
         if plan.blocked is not None:
             along, axis = leaf.slots[plan.blocked.along], leaf.slots[plan.blocked.axis]

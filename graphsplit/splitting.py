@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Generic, TypeVar, Unpack
@@ -37,6 +38,7 @@ Progress = Callable[[str, int, int], None]
 SubModelT = TypeVar("SubModelT")
 
 
+@dataclass(eq=False)
 class Split(Generic[SubModelT]):
     """A split: which part owns what, its sub-models (files, or torch modules), and the way back.
 
@@ -47,9 +49,6 @@ class Split(Generic[SubModelT]):
     manifest: Manifest
     plan: Plan
     submodels: Sequence[SubModelT]
-
-    def __init__(self, folder: Path | None, manifest: Manifest, plan: Plan, submodels: Sequence[SubModelT]) -> None:
-        self.folder, self.manifest, self.plan, self.submodels = folder, manifest, plan, submodels
 
     @property
     def parts(self) -> int:

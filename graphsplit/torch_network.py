@@ -11,7 +11,7 @@ import numpy as np
 from graphsplit.errors import FormatError, UnsupportedError
 from graphsplit.labels import refuse_unknown
 from graphsplit.labels.trainable import is_float
-from graphsplit.network import Network, other_sizes
+from graphsplit.network import Network, Refusal, other_sizes
 from graphsplit.rules import registry
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TorchNetwork(Network):
         """What trains, and the buffers that running the module updates."""
         return self.trained | self.program.state
 
-    def located(self, error: UnsupportedError) -> UnsupportedError:
+    def located(self, error: Refusal) -> Refusal:
         """A refusal with the line of the user's source in which its op was called."""
         named = [node.name for node in self.graph.nodes if node.title in error.message]
         return located(error, self.program, named[0]) if named else error
@@ -95,9 +95,9 @@ def _trained(program: TorchProgram, trainable: Iterable[str], constant: Iterable
     return frozenset((found | forced) - barred)
 
 
-def located(error: UnsupportedError, program: TorchProgram, node: str) -> UnsupportedError:
+def located(error: Refusal, program: TorchProgram, node: str) -> Refusal:
     """A refusal with the line of the user's source in which its op was called."""
     source = program.sources.get(node, "")
     if not source:
         return error
-    return UnsupportedError(f"{error.message} (called at {source})", hint=error.hint)
+    return type(error)(f"{error.message} (called {source})", hint=error.hint)

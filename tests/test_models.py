@@ -56,3 +56,77 @@ def test_its_parts_have_the_sizes_of_the_paper(k: int, size: int, tmp_path: Path
     split = graphsplit.split(FILE, k, out=tmp_path / "parts")
     assert {entry.elements for entry in split.manifest.submodels} == {size}
     assert {parameters(onnx.load(file)) for file in split.submodels} == {size}
+
+
+# -- the torch modules ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "size"), [(1, 431_080), (2, 109_295), (5, 18_224), (10, 4_867)])
+def test_the_torch_lenet_has_the_sizes_of_the_paper(k: int, size: int) -> None:
+    torch = pytest.importorskip("torch")
+    from models.lenet import LeNet
+
+    split = graphsplit.split(LeNet(), (torch.zeros(1, 1, 28, 28),), k=k)
+    assert {sum(p.numel() for p in part.parameters()) for part in split.submodels} == {size}
+
+
+@pytest.mark.parametrize(("k", "size"), [(1, 2_112_970), (2, 533_226)])
+def test_the_cifar_network_has_the_sizes_of_the_paper(k: int, size: int) -> None:
+    torch = pytest.importorskip("torch")
+    from models.cuda_convnet import CudaConvnet
+
+    split = graphsplit.split(CudaConvnet(), (torch.zeros(2, 3, 24, 24),), k=k)
+    assert {sum(p.numel() for p in part.parameters()) for part in split.submodels} == {size}
+    if k == 2:  # what looks at all channels, and nothing else, is repeated
+        assert {note.node.partition(" ")[0] for note in split.manifest.repeated} == {"aten::avg_pool3d.default"}
+        assert not split.manifest.private
+
+
+def test_the_cifar_network_as_onnx_is_divided_alike(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from models.cuda_convnet import CudaConvnet
+
+    path = tmp_path / "convnet.onnx"
+    torch.onnx.export(
+        CudaConvnet().eval(), (torch.zeros(2, 3, 24, 24),), path, dynamo=True, optimize=False, verbose=False
+    )
+    split = graphsplit.split(path, 2, out=tmp_path / "parts")
+    assert {entry.elements for entry in split.manifest.submodels} == {533_226}
+    assert {note.node.partition(" ")[0] for note in split.manifest.repeated} == {"AveragePool"}
+
+
+def test_a_part_of_the_cifar_network_is_the_narrower_one() -> None:
+    torch = pytest.importorskip("torch")
+    from models.cuda_convnet import CudaConvnet
+
+    torch.manual_seed(0)
+    model = CudaConvnet()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    split = graphsplit.split(model, (torch.zeros(2, 3, 24, 24),), k=2)
+    x = torch.randn(3, 3, 24, 24)
+    results = []
+    for part in split.submodels:
+        narrow = CudaConvnet((32, 32, 32, 16))
+        narrow.load_state_dict(part.state_dict())
+        assert torch.equal(part(x), narrow(x))
+        results.append(narrow(x))
+    mean = (results[0] + results[1]) / 2
+    assert torch.allclose(split.merge()(x), mean, rtol=1e-4, atol=1e-5 * float(mean.detach().abs().max()))
+
+
+def test_a_locally_connected_layer_has_filters_of_its_own_at_each_position() -> None:
+    torch = pytest.importorskip("torch")
+    from models.cuda_convnet import LocallyConnected2d
+
+    layer = LocallyConnected2d(2, 3, 4)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(5, 2, 4, 4)
+    padded, found = torch.nn.functional.pad(x, (1, 1, 1, 1)), layer(x)
+    for row in range(4):
+        for column in range(4):
+            patch = padded[:, :, row : row + 3, column : column + 3].flatten(1)
+            position = 4 * row + column
+            wanted = patch @ layer.weight[position].T + layer.bias[:, position]
+            assert torch.allclose(found[:, :, row, column], wanted, atol=1e-5)

@@ -59,9 +59,11 @@ def _rules(draw: st.DrawFn) -> Rule:
     single = sorted({a[0].name for o in operands for a in o.axes or () if len(a) == 1 and a[0].size is None})
     letters = [name for name in read if name.isalpha() and name not in "st"]
     some = st.sets(st.sampled_from(read)) if read else st.just(set())
-    flags = {name: draw(st.booleans()) for name in ("move", "reduce", "equation", "opaque", "additive", "draws")}
+    flags = {
+        name: draw(st.booleans()) for name in ("move", "reduce", "equation", "opaque", "additive", "draws", "window")
+    }
     unnamed = any(o.axes is None and o.tag is None for o in operands)
-    refused = unnamed and not any(flags[name] for name in flags if name != "additive")
+    refused = unnamed and not any(flags[name] for name in flags if name not in ("additive", "window"))
     reason = draw(st.text("ab ,->:", min_size=1).map(str.strip).filter(bool)) if refused or draw(st.booleans()) else ""
     values = st.one_of(st.integers(-9, 99), _words)
     return Rule(

@@ -77,7 +77,7 @@ def test_parts_that_make_no_sense(tmp_path: Path, k: int) -> None:
 
 
 def test_infeasible_counts_name_their_nodes(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"equal counts of Conv '/stage2/0/conv1/conv/Conv'"):
+    with pytest.raises(PlanError, match=r"equal counts of Conv '/stage3/0/conv3/conv/Conv'"):
         owners("shufflenet_v1_g4", 2, tmp_path)
 
 

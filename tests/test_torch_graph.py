@@ -115,7 +115,7 @@ def test_sources_are_the_users_lines() -> None:
     module, inputs = example("unet", training=True)
     program = read(module, inputs)
     node = next(node for node in program.graph.nodes if node.op == "pixel_shuffle.default")
-    assert program.sources[node.name].startswith("torch_networks.py:")
+    assert program.sources[node.name].startswith("at torch_networks.py:")
     assert "F.pixel_shuffle(self.shuffle(b), 2)" in program.sources[node.name]
 
 

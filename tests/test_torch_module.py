@@ -368,3 +368,18 @@ def test_places_are_frozen_as_layers_are(written: nn.Module) -> None:
     written.bn1.requires_grad_(False)
     written.train()(*IMAGE).sum().backward()
     assert [name for name, p in written.named_parameters() if p.grad is None] == ["bn1.weight", "bn1.bias"]
+
+
+def test_submodules_may_have_any_name() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.source, self.names = nn.Linear(4, 8), nn.Linear(8, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.names(self.source(x).relu())
+
+    split = split_module(Net().eval(), (torch.randn(3, 4),), k=2)
+    x = torch.randn(5, 4)
+    assert torch.allclose(split.merge()(x), (split.submodels[0](x) + split.submodels[1](x)) / 2, atol=1e-6)
+    assert set(split.submodels[0].state_dict()) == {"source.weight", "source.bias", "names.weight", "names.bias"}

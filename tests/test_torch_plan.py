@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from graphsplit.errors import FormatError, UnsupportedError  # noqa: E402
+from graphsplit.errors import FormatError, PlanError, UnsupportedError  # noqa: E402
 from graphsplit.graph import Graph  # noqa: E402
 from graphsplit.narrow import narrow  # noqa: E402
 from graphsplit.network import make  # noqa: E402
@@ -149,19 +149,20 @@ def test_an_op_without_a_rule_is_refused_with_its_line() -> None:
         prepare_torch(Complex(), (torch.randn(2, 8, 6, 6),))
 
 
-class Picks(nn.Module):
+class Scatters(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
 
     def forward(self, x: Any, index: Any) -> Any:
-        return self.b(torch.gather(self.a(x), 1, index))
+        y = self.a(x)
+        return self.b(torch.zeros_like(y).scatter(1, index, y))
 
 
 def test_a_refusal_while_planning_names_its_line() -> None:
-    network = prepare_torch(Picks(), (torch.randn(3, 4), torch.randint(0, 8, (3, 8))))
+    network = prepare_torch(Scatters(), (torch.randn(3, 4), torch.randint(0, 8, (3, 8))))
     with pytest.raises(
-        UnsupportedError, match=r"gather.*its elements go.*\(called at test_torch_plan.py:\d+: return self.b"
+        PlanError, match=r"scatter.*needs all of its.*\(called at test_torch_plan.py:\d+: return self.b"
     ):
         make(network, 2)
 
@@ -198,3 +199,153 @@ def test_heads_in_a_free_batch_are_taken_apart_where_they_are_an_axis() -> None:
     assert torch.allclose(parts.merge()(more), mean)
     assert parts.repeats
     assert sum(p.numel() for p in parts.submodels[0].parameters()) < 0.6 * 241
+
+
+def same_as_the_mean(module: nn.Module, *example: Any, other: tuple[Any, ...] = ()) -> Any:
+    """Split a module in two with a free batch, change the parts, and hold the merged module to their mean."""
+    from graphsplit.modules.split import split_module
+
+    parts = split_module(module.double().eval(), example, k=2)
+    for part in parts.submodels:
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    given = other or example
+    mean = sum(part(*given) for part in parts.submodels) / 2
+    assert torch.allclose(parts.merge()(*given), mean)
+    assert not torch.allclose(parts.submodels[0](*given), mean)
+    return parts
+
+
+class Biased(nn.Module):
+    """Attention over a batch of heads, with a constant slope for each head (BLOOM)."""
+
+    def __init__(self, heads: int = 4, size: int = 3) -> None:
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.into, self.out = nn.Linear(5, heads * size), nn.Linear(heads * size, 3)
+
+    def forward(self, x: Any) -> Any:
+        batch, time, _ = x.shape
+        q = self.into(x).reshape(batch, time, self.heads, self.size).transpose(1, 2)
+        q = q.reshape(batch * self.heads, -1, self.size)
+        slopes = torch.arange(1.0, self.heads + 1, dtype=x.dtype)[None, :, None, None]
+        bias = (slopes * torch.ones_like(x[:, None, :1, :1])).reshape(batch * self.heads, 1, 1)
+        y = torch.softmax(torch.baddbmm(bias, q, q.transpose(1, 2)) * bias, -1) @ q
+        return self.out(y.reshape(batch, self.heads, time, -1).transpose(1, 2).flatten(2))
+
+
+class Looked(nn.Module):
+    """Each head's scores are looked up by positions that the example's sizes don't tell (DeBERTa)."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.into, self.out = nn.Linear(5, heads), nn.Linear(heads, 3)
+
+    def forward(self, x: Any, places: Any) -> Any:
+        scores = self.into(x).transpose(1, 2)
+        found = torch.gather(scores, -1, places[:, None].expand(-1, self.heads, -1))
+        return self.out((found * scores).transpose(1, 2))
+
+
+class Tied(nn.Module):
+    """An embedding that is the output layer too, with a layer between them (BERT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.middle = nn.Embedding(9, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 9)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Any) -> Any:
+        return self.head(self.middle(self.embed(tokens)).relu())
+
+
+class Blocks(nn.Module):
+    """One small matrix for each head, as a batch of products (RecurrentGemma)."""
+
+    def __init__(self, heads: int = 4, size: int = 3) -> None:
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.into, self.out = nn.Linear(5, heads * size), nn.Linear(heads * size, 3)
+        self.weight = nn.Parameter(torch.randn(heads, size, size))
+        self.bias = nn.Parameter(torch.randn(heads, size))
+
+    def forward(self, x: Any) -> Any:
+        y = self.into(x).reshape(-1, self.heads, self.size).transpose(0, 1)
+        y = torch.baddbmm(self.bias[:, None, :], y, self.weight)
+        return self.out(y.transpose(0, 1).reshape(*x.shape[:-1], -1))
+
+
+class Grouped(nn.Module):
+    """Attention with fewer heads of keys than of queries, repeated inside the op; shapes read off other values."""
+
+    def __init__(self, heads: int = 4, few: int = 2, size: int = 3) -> None:
+        super().__init__()
+        self.heads, self.few, self.size = heads, few, size
+        self.q, self.k = nn.Linear(5, heads * size), nn.Linear(5, few * size)
+        self.v, self.out = nn.Linear(5, few * size), nn.Linear(heads * size, 3)
+
+    def forward(self, x: Any) -> Any:
+        q = self.q(x).unflatten(-1, (self.heads, self.size)).transpose(1, 2)
+        k, v = (m(x).unflatten(-1, (self.few, self.size)).transpose(1, 2) for m in (self.k, self.v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+        return self.out(y.reshape_as(self.q(x)))
+
+
+@pytest.mark.parametrize("module", [Biased, Blocks, Grouped])
+def test_heads_and_free_batches(module: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    example, other = (torch.randn(n, 7, 5, dtype=torch.float64) for n in (2, 5))
+    parts = same_as_the_mean(module(), example, other=(other,))
+    full = sum(p.numel() for p in module().parameters())
+    assert sum(p.numel() for p in parts.submodels[0].parameters()) < 0.6 * full
+
+
+def test_what_is_looked_up_along_one_axis_passes_the_others() -> None:
+    torch.manual_seed(0)
+    example, other = ((torch.randn(n, 7, 5).double(), torch.randint(0, 7, (n, 7))) for n in (2, 5))
+    parts = same_as_the_mean(Looked(), *example, other=other)
+    assert parts.submodels[0].get_parameter("into.weight").shape == (2, 5)
+
+
+def test_a_tied_layer_between_an_embedding_and_itself() -> None:
+    torch.manual_seed(0)
+    parts = same_as_the_mean(Tied(), torch.randint(0, 9, (2, 4)))
+    assert parts.submodels[0].get_parameter("embed.weight").shape == (9, 4)
+    assert parts.submodels[0].get_parameter("middle.weight").shape == (4, 4)
+
+
+class Rescaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Any) -> Any:
+        with torch.no_grad():
+            self.a.weight.mul_(0.5)
+        return self.b(self.a(x))
+
+
+def test_a_parameter_that_running_the_module_changes_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"writes into the parameter 'a.weight'"):
+        prepare_torch(Rescaled(), (torch.randn(3, 4),))
+
+
+class Learned(nn.Module):
+    """Statistics of a parameter: it is no layer's vertices that they're taken over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.norm = nn.Parameter(torch.randn(8)), nn.LayerNorm(8)
+        self.into, self.gate, self.out = nn.Linear(4, 8), nn.Parameter(torch.randn(8)), nn.Linear(8, 2)
+
+    def forward(self, x: Any) -> Any:
+        x = self.into(x) * torch.softmax(self.gate, 0) + self.norm(self.start.expand(len(x), -1))
+        return self.out(x.relu())
+
+
+def test_statistics_of_a_parameter_are_each_parts_own() -> None:
+    torch.manual_seed(0)
+    same_as_the_mean(Learned(), torch.randn(2, 4).double())

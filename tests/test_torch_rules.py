@@ -124,6 +124,9 @@ CASES: list[tuple[Any, ...]] = [
     ("prelu", IMAGE, R(1)),
     ("embedding", R(10, 8), torch.randint(0, 10, (2, 6))),
     ("index.Tensor", R(10, 8), [torch.randint(0, 10, (2, 6))]),
+    ("index.Tensor", TOKENS, [torch.arange(2), torch.randint(0, 5, (2,))]),
+    ("index.Tensor", TOKENS, [None, torch.randint(0, 5, (3, 2))]),
+    ("gather", TOKENS, 1, torch.randint(0, 5, (2, 3, 8))),
     ("index_select", TOKENS, 1, torch.randint(0, 5, (4,))),
     *[(op, TOKENS) for op in ("relu", "gelu", "silu_", "sigmoid", "hardswish", "exp", "erf", "softplus", "zeros_like")],
 ]

@@ -202,7 +202,7 @@ def test_what_only_training_has_is_neither_run_nor_compared() -> None:
     names = compared_values(split.opened)
     assert names
     assert set(names) == {name for name in taps if evaluates(name)}
-    session = Session(split.submodels[0].source.graph.replace(tensors=split.leaves()[0].tensors), names)  # type: ignore[union-attr]
+    session = Session(split.submodels[0].split_source.graph.replace(tensors=split.leaves()[0].tensors), names)  # type: ignore[union-attr]
     assert session._steps
     assert all(evaluates(step.node.name) for step in session._steps)
     value = next(v for v in split.opened.network.graph.inputs if evaluates(v.name))

@@ -19,8 +19,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import re
 import shlex
 import signal
 import subprocess
@@ -32,7 +30,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -40,6 +37,11 @@ import onnx
 from google.protobuf.message import DecodeError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+sys.path.append(str(Path(__file__).parent.parent))
+from tools.shared.tables import cell, counted, kind, one_line, versions
+
+__all__ = ["Model", "Result", "Way", "kind", "main", "markdown", "run"]
 
 Status = Literal["exact", "refused", "FAILED"]
 VERSIONS = ("graphsplit", "onnx", "onnx-ir", "onnxruntime", "numpy")
@@ -299,11 +301,6 @@ def line(result: Result) -> str:
     )
 
 
-def one_line(text: str) -> str:
-    """Text on one line, its hint behind a dash."""
-    return " ".join(text.replace("\n  hint: ", " - ").split())
-
-
 def read(file: Path) -> list[Result]:
     """The results of an earlier run."""
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -313,21 +310,10 @@ def read(file: Path) -> list[Result]:
 
 def write(file: Path, results: Sequence[Result]) -> None:
     """Write results; an interrupted run leaves what there was."""
-    content = {"versions": versions(), "results": [asdict(result) for result in results]}
+    content = {"versions": versions(VERSIONS), "results": [asdict(result) for result in results]}
     scratch = file.with_name(file.name + ".tmp")
     scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
     scratch.replace(file)
-
-
-def versions() -> dict[str, str]:
-    """The versions of what took part."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 # -- the table ------------------------------------------------------------------------------------
@@ -335,7 +321,7 @@ def versions() -> dict[str, str]:
 
 def markdown(results: Sequence[Result], *, command: str, note: str = "") -> str:
     """The document: what was run, counts, a table for each section, and what failed or was refused."""
-    known = ", ".join(f"{name} {number}" for name, number in versions().items())
+    known = ", ".join(f"{name} {number}" for name, number in versions(VERSIONS).items())
     text = [
         "# Coverage",
         "",
@@ -382,7 +368,7 @@ def _table(results: Sequence[Result]) -> list[str]:
         other = others.get(r.title)
         again = "" if other is None else f"{other.way}: {other.status}" + (f" {other.share:.1%}" if other.share else "")
         text.append(
-            f"| {_cell(r.title)} | {r.nodes} | {r.parameters:,} | {r.share:.1%} | {work} | {r.repeated} | {r.private} "
+            f"| {cell(r.title)} | {r.nodes} | {r.parameters:,} | {r.share:.1%} | {work} | {r.repeated} | {r.private} "
             f"| {error} {r.seconds:.1f} | {again} |"
         )
     return [*text, ""]
@@ -392,41 +378,16 @@ def _failures(results: Sequence[Result]) -> list[str]:
     if not results:
         return ["Nothing.", ""]
     text = ["| model | way | what happened |", "|---|---|---|"]
-    text += [f"| {_cell(r.title)} | {r.way} | {_cell(one_line(r.reason))} |" for r in results]
+    text += [f"| {cell(r.title)} | {r.way} | {cell(one_line(r.reason))} |" for r in results]
     return [*text, ""]
 
 
 def _refusals(results: Sequence[Result]) -> list[str]:
     if not results:
         return ["Nothing.", ""]
-    kinds = Counter(kind(result.reason) for result in results)
-    text = ["| reason | refused |", "|---|---:|"]
-    text += [f"| {_cell(reason)} | {number} |" for reason, number in sorted(kinds.items(), key=lambda i: (-i[1], i[0]))]
-    text += ["", "| model | way | what it says |", "|---|---|---|"]
-    text += [f"| {_cell(r.title)} | {r.way} | {_cell(one_line(r.reason.partition(chr(10))[0]))} |" for r in results]
+    text = [*counted([result.reason for result in results]), "| model | way | what it says |", "|---|---|---|"]
+    text += [f"| {cell(r.title)} | {r.way} | {cell(one_line(r.reason.partition(chr(10))[0]))} |" for r in results]
     return [*text, ""]
-
-
-_NAMED = (
-    (re.compile(r"^.+ (?=has no hidden layer|holds no tensor)"), "the network "),
-    (re.compile(r" \(version \d+\)"), ""),
-    (re.compile(r"(?<!\w)'[^']*'"), "…"),
-    (re.compile(r"\"[^\"]*\""), "…"),
-    (re.compile(r"\[[^\]]*\]"), "[…]"),
-    (re.compile(r"\b\d[\d.,]*(?<!,)\b"), "N"),
-)
-
-
-def kind(reason: str) -> str:
-    """A refusal without the names and numbers of its model: what is counted."""
-    text = reason.partition("\n")[0]
-    for pattern, instead in _NAMED:
-        text = pattern.sub(instead, text)
-    return re.sub(r"^(\S+) …: ", r"\1: ", " ".join(text.split()))
-
-
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 # -- arguments ------------------------------------------------------------------------------------

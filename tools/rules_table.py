@@ -28,7 +28,7 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 |---|---|
 | `Conv` | the op; `domain::Op` for one of another domain than ONNX's |
 | `Op@13` | for versions of the op from 13 on; a line without `@` is for all before |
-| `Op[transB=1]` | for nodes with this attribute (its default counts) |
+| `Op[transB=1]` | for nodes with this attribute (its default counts); `none` for nodes without it |
 | `x, w, b -> y` | operands and results, in the op's order; optional ones at the end may be missing |
 | `n` | an axis. The same letter in several places is the same axis: its neurons correspond, index by index |
 | `(g o)` | an axis made of two, `o` running faster |
@@ -54,8 +54,9 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `equation` | read off the node's `equation` |
 | `opaque` | no relation between axes is known: only on what every part has whole |
 | `draws` | random numbers |
+| `window` | a window at every position of an axis: over neurons a statistic, whose results belong to the neuron in the middle |
 | `at c=axis:-1` | the letter stands where the attribute says; behind the colon the default |
-| `set group=g` | narrowing writes the letter's size into the attribute (of a bundle `*c`: the list of its sizes) |
+| `set group=g` | narrowing writes the letter's size into the attribute (of a bundle `*c`: their list; `g*r`: the product) |
 | `back j=h` | the result's `h` is fed back along the operand's `j`: a recurrent layer |
 | `refuse why` | refused, with this reason |
 

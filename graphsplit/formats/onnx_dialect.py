@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from graphsplit.errors import RuleError, UnsupportedError
 from graphsplit.facts import Fact, Facts
 from graphsplit.formats import onnx_eval
 from graphsplit.graph import Array, Graph, Node
-from graphsplit.notation import Rule
+from graphsplit.notation import Rule, shapes
 from graphsplit.rules import Registry, registry
 
 ATTRIBUTE = {"shape": "shape", "sizes": "split", "starts": "starts", "ends": "ends", "axes": "axes", "steps": "steps"}
@@ -36,8 +37,12 @@ class OnnxDialect:
         return rules
 
     def attributes(self, node: Node) -> Mapping[str, object]:
-        """The node's attributes with the operator's defaults."""
-        return onnx_eval.attributes_with_defaults(node)
+        """The node's attributes with the operator's defaults, and how far apart windows are (`every`), if that is one number."""
+        found = onnx_eval.attributes_with_defaults(node)
+        if "kernel_shape" not in found:
+            return found
+        steps = {int(step) for step in np.ravel(found.get("strides") or 1)}
+        return {**found, "every": steps.pop() if len(steps) == 1 else None}
 
     def argument(self, node: Node, tag: str, known: Callable[[str], Fact | None]) -> Array | None:
         """An argument that an older version of an op holds in an attribute; None where it holds none."""
@@ -71,20 +76,37 @@ class OnnxDialect:
             found = onnx_eval.evaluate_node(node, inputs, opsets)
             unknown = found[0] is None or found[0].shape is None
             silent = unknown and not onnx_eval.infers_shapes(node, graph.opsets.get(node.domain, 1))
-            if silent and inputs and inputs[0] is not None:
-                rules = self.lookup(node)
-                first = rules[0].results[:1] if rules else ()
-                if first and first == rules[0].operands[:1] and first[0].axes is not None:
-                    return [Fact(inputs[0].shape, inputs[0].dtype), *found[1:]]
-            return found
+            return self._said(node, inputs, found) if silent else found
 
         return step
+
+    def _said(self, node: Node, inputs: list[Fact | None], found: list[Fact | None]) -> list[Fact | None]:
+        """Shapes of which onnx knows nothing, as the node's rule line says them."""
+        known = [None if fact is None else fact.shape for fact in inputs]
+        for rule in self.lookup(node):
+            try:
+                said = shapes(rule, known, len(node.outputs), self.attributes(node))
+            except RuleError:
+                continue
+            types = [f.dtype for f, o in zip(inputs, rule.operands, strict=False) if f is not None and o.tag is None]
+            dtype = next((t for t in types if t is not None and t.kind not in "iub"), types[0] if types else None)
+            return [f if s is None else Fact(s, dtype) for s, f in zip(said, found, strict=True)]
+        return found
 
     # -- the nodes that narrowing and merging insert -------------------------------------------------------------
 
     def pick(self, graph: Graph, name: str, value: str, index: str, result: str, axis: int) -> Node:
         """The elements of `value` at the positions `index` along an axis."""
         return self._node(graph, name, "Gather", (value, index), result, axis=axis)
+
+    def pick_in_turn(
+        self, graph: Graph, name: str, value: str, index: str, result: str, axis: int, period: int
+    ) -> tuple[Node, ...]:
+        """The elements at some positions of every run of `period` along an axis of dynamic size: no ONNX op does that."""
+        raise UnsupportedError(
+            f"{value!r} is divided along an axis whose size is only known at run time",
+            hint="export the network with fixed sizes",
+        )
 
     def join(self, graph: Graph, name: str, values: Sequence[str], result: str, axis: int) -> Node:
         """Values side by side along an axis."""

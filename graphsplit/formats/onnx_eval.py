@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,9 @@ from onnx.reference.ops import load_op
 from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact, Facts
 from graphsplit.graph import Array, Graph, Node
+
+NEWER = {("", "Scatter"): ("ScatterElements", 11)}
+"""Ops that the reference implementation knows under a newer name alone, with the version that is the same."""
 
 KNOWN_LIMIT = 1 << 20
 """Largest number of elements that is evaluated rather than only given a shape."""
@@ -181,9 +185,9 @@ def _infer(node: Node, inputs: list[Fact | None], opsets: list[onnx.OperatorSetI
 
 
 def infers_shapes(node: Node, opset: int) -> bool:
-    """Whether onnx can tell the shapes of an op's results."""
+    """Whether onnx can tell the shapes of an op's results: it knows the op, and doesn't call it deprecated."""
     schema = _schema(node.domain, node.op, opset)
-    return schema is not None and bool(schema.has_type_and_shape_inference_function)
+    return schema is not None and not schema.deprecated and bool(schema.has_type_and_shape_inference_function)
 
 
 def _consistent(node: Node, inputs: list[Fact | None], result: Fact) -> bool:
@@ -229,6 +233,8 @@ def _implementation(domain: str, op: str, version: int) -> Any:
 
 def run(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     """Run onnx's reference implementation of one node."""
+    op, version = NEWER.get((node.domain, node.op), (node.op, node.version))
+    node = replace(node, op=op, version=version)
     proto = node_proto(node)
     parameters = {"log": lambda *_: None, "opsets": {node.domain: node.version}, "verbose": 0, "new_ops": None}
     parameters |= {"existing_functions": {}, "evaluator_cls": None}

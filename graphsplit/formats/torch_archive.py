@@ -172,7 +172,7 @@ def load(path: str | os.PathLike[str]) -> SplitModule:
 def module_of(source: Source) -> SplitModule:
     """The module of a source, in evaluation mode."""
     made = write(source)
-    made.source = source.narrowed(source.graph)
+    made.split_source = source.narrowed(source.graph)
     return made.eval()
 
 

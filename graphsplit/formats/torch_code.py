@@ -13,6 +13,7 @@ from torch import fx
 from graphsplit.errors import UnsupportedError
 from graphsplit.formats.torch_modes import Mode
 from graphsplit.formats.torch_nodes import OWN, SYM, SYM_OPS, arguments, overload, signature
+from graphsplit.formats.torch_recurrent import runs_through_time, uncompiled
 from graphsplit.graph import Node
 
 MADE_OF_NOTHING = frozenset(
@@ -128,7 +129,8 @@ class _Writer:
             return
         args, kwargs = self._arguments(node, operands)
         target = overload(node.domain, node.op)
-        result = self.code.create_node("call_function", target, args, kwargs, _identifier(node.name))
+        called = uncompiled(target) if runs_through_time(target) else target
+        result = self.code.create_node("call_function", called, args, kwargs, _identifier(node.name))
         returns = target._schema.returns
         if len(returns) == 1 and "List" not in str(returns[0].type):
             self._bind(node, [result])

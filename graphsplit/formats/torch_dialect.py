@@ -45,6 +45,7 @@ class TorchDialect:
         elif dim is not None:
             found["axis"] = dim
         found["keepdims"] = found.get("keepdim", 0)
+        found["every"] = _every(found.get("stride") or found.get("kernel_size"))
         found["operands"] = len(node.inputs) - len(size_names(node))
         if torch_arguments.base(node.op) == "index":
             found["axis"] = next((i for i, name in enumerate(node.inputs[1:]) if name), 0)
@@ -78,6 +79,17 @@ class TorchDialect:
         """The elements of `value` at the positions `index` along an axis."""
         return self._node(name, "index_select.default", (value, index), result, dim=axis)
 
+    def pick_in_turn(
+        self, graph: Graph, name: str, value: str, index: str, result: str, axis: int, period: int
+    ) -> tuple[Node, ...]:
+        """The elements at the positions `index` of every run of `period` along an axis."""
+        apart, taken = f"{result}.apart", f"{result}.taken"
+        return (
+            self._node(apart, "unflatten.int", (value,), apart, dim=axis, sizes=(-1, period)),
+            self._node(taken, "index_select.default", (apart, index), taken, dim=axis + 1),
+            self._node(name, "flatten.using_ints", (taken,), result, start_dim=axis, end_dim=axis + 1),
+        )
+
     def join(self, graph: Graph, name: str, values: Sequence[str], result: str, axis: int) -> Node:
         """Values side by side along an axis."""
         return self._node(name, "cat.default", tuple(values), result, dim=axis)
@@ -106,6 +118,12 @@ class TorchDialect:
 
     def _node(self, name: str, op: str, inputs: tuple[str, ...], result: str, **attributes: AttributeValue) -> Node:
         return Node(name, op, "aten", 1, inputs, (result,), attributes)
+
+
+def _every(stride: object) -> object:
+    """How far apart windows are, if that is the same along all axes."""
+    steps = {*stride} if isinstance(stride, (tuple, list)) else {stride}
+    return steps.pop() if len(steps) == 1 else None
 
 
 @lru_cache(maxsize=4096)

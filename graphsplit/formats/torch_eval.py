@@ -67,8 +67,24 @@ def step(node: Node, inputs: Sequence[Fact | None]) -> list[Fact]:
         known = _run(node, [None if fact is None else to_torch(_data(fact)) for fact in tensors] + numbers, None)
         if known is not None:
             return known
-    held = [None if fact is None else _meta(fact) for fact in tensors]
-    return _run(node, held + numbers, "meta") or unknown
+    return _shapes(node, tensors, numbers) or unknown
+
+
+def _shapes(node: Node, tensors: Sequence[Fact | None], numbers: Sequence[Any]) -> list[Fact] | None:
+    """A node run on tensors that hold nothing; networks repeat their blocks, and the same question has the same answer."""
+    given = tuple(None if fact is None else (fact.shape, fact.dtype) for fact in tensors)
+    # by their texts: 1, 1.0 and True are one key, and different arguments
+    key = (node.domain, node.op, repr(tuple(node.attributes.items())), given, repr(numbers))
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        held = [None if fact is None else _meta(fact) for fact in tensors]
+        _KNOWN[key] = _run(node, [*held, *numbers], "meta")
+    return _KNOWN[key]
+
+
+_KNOWN: dict[object, list[Fact] | None] = {}
+_MOST_KNOWN = 1 << 14
 
 
 def _data(fact: Fact) -> Array:

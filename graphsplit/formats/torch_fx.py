@@ -16,6 +16,7 @@ from graphsplit.formats import torch_nodes
 from graphsplit.formats.torch_alias import Memory, written
 from graphsplit.formats.torch_inline import inlined
 from graphsplit.formats.torch_nodes import SYM, SYM_OPS
+from graphsplit.formats.torch_recurrent import written_out
 from graphsplit.formats.torch_source import node_source
 from graphsplit.formats.torch_tensors import numpy_dtype
 from graphsplit.graph import Node, Value, fresh_names
@@ -27,11 +28,15 @@ KEEPS_STATE = {"batch_norm": (3, 4), "instance_norm": (3, 4), "native_batch_norm
 """Ops that update some of their operands, though their schema doesn't say so: the positions."""
 
 
+LIKE = {"view_as": "view.default", "reshape_as": "reshape.default"}
+"""Ops that read a shape off another value, and the op that is told it."""
+
+
 class Reader:
     """Reads one exported program. `names` gives the value of each fx node: a parameter's qualified name, else the node's."""
 
     def __init__(self, exported: ExportedProgram, tensors: dict[str, str]) -> None:
-        self.graph, self.tensors = inlined(exported.graph_module), tensors
+        self.graph, self.tensors = written_out(inlined(exported.graph_module)), tensors
         self.signature = exported.graph_signature
         self.names: dict[fx.Node, str] = {}
         self.lists: dict[fx.Node, list[str]] = {}
@@ -42,6 +47,7 @@ class Reader:
         self.updates: dict[str, str] = {}
         self.hints: dict[str, int] = {}
         self.changed: set[fx.Node] = set()
+        self.trained: set[fx.Node] = set()
         self.found: list[Node] = []
         self.titles = titles(self.graph)
         self.fresh = fresh_names(set(tensors.values()))
@@ -69,6 +75,7 @@ class Reader:
     def _placeholder(self, node: fx.Node, kind: InputKind, argument: Any) -> None:
         if argument.name in self.tensors:
             self.names[node] = self.tensors[argument.name]
+            self.trained.update([node] if kind == InputKind.PARAMETER else [])
         elif isinstance(argument, ConstantArgument):
             return
         elif kind == InputKind.USER_INPUT and isinstance(node.meta.get("val"), (torch.Tensor, torch.SymInt)):
@@ -112,7 +119,12 @@ class Reader:
         if name.partition(".")[0] in CHECKS:
             return
         domain, op = self._op(node)
-        inputs, attributes = torch_nodes.encode(domain, op, node.args, node.kwargs, self._name)
+        args: tuple[Any, ...] = node.args
+        if op.partition(".")[0] in LIKE:
+            op, args = LIKE[op.partition(".")[0]], (args[0], self._shape_of(args[1]))
+        inputs, attributes = torch_nodes.encode(domain, op, args, node.kwargs, self._name)
+        if op == "repeat_interleave.self_int":
+            attributes.pop("output_size", None)  # it says nothing new, and a part's is another
         outputs = self._result_names(node, domain, op)
         for output, value in zip(outputs, self._result_values(node), strict=False):
             if output:
@@ -123,22 +135,37 @@ class Reader:
         self.memory.seen(node)
         self._written(node, op)
 
+    def _shape_of(self, value: Any) -> list[Any]:
+        """The sizes of a value's axes: numbers, or nodes that read them off it when the program runs."""
+        sizes: list[Any] = []
+        for axis, size in enumerate(_dims(value.meta["val"])):
+            if isinstance(size, int):
+                sizes.append(size)
+                continue
+            name = self.fresh.send(f"{value.name}.size{axis}")
+            self.found.append(Node(name, "size", SYM, 1, (str(self._name(value)), ""), (name,), {"arg1": axis}))
+            self._describe(name, size)
+            sizes.append(_Extra(name))
+        return sizes
+
     def _written(self, node: fx.Node, op: str) -> None:
         target = written(node)
         if target is not None:
-            self._note(target, self.titles[node])
+            self._note(node, target, self.titles[node])
             self.memory.write(node, target)
         for position in KEEPS_STATE.get(op.partition(".")[0], ()):
             state = node.args[position] if position < len(node.args) else None
             if isinstance(state, fx.Node):
-                self._note(state)
+                self._note(node, state)
 
-    def _note(self, target: fx.Node, update: str = "") -> None:
-        """Note that a placeholder's memory is written to, also through a view of it."""
+    def _note(self, node: fx.Node, target: fx.Node, update: str = "") -> None:
+        """Note that a node writes to a placeholder's memory, also through a view of it."""
         while target.op != "placeholder" and target.args and isinstance(target.args[0], fx.Node):
             if not self.memory.shares(target, target.args[0]):
                 return
             target = target.args[0]
+        if target in self.trained:
+            raise self.refusal(node, f"it writes into the parameter {self.names[target]!r}")
         self.changed.add(target)
         if update and target in self.names:
             self.updates[update] = self.names[target]
@@ -196,7 +223,7 @@ class Reader:
     def refusal(self, node: fx.Node, reason: str) -> UnsupportedError:
         """A refusal that names a node and the user's line."""
         source = node_source(node)
-        where = f", called at {source}" if source else ""
+        where = f", called {source}" if source else ""
         return UnsupportedError(
             f"{self.titles.get(node, node.name)!r} ({node.target}{where}) can't be split: {reason}",
             hint="write this step with plain tensor ops, or split the modules around it",

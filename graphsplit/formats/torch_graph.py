@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from graphsplit.errors import FormatError, UnsupportedError
 from graphsplit.formats.torch_fx import Reader
+from graphsplit.formats.torch_recurrent import AnyLength, named_as_torch
 from graphsplit.formats.torch_source import source_line
 from graphsplit.formats.torch_tensors import TorchTensor, is_real
 from graphsplit.graph import Graph, Tensor
@@ -143,7 +144,7 @@ def _effects(graph: Graph, reader: Reader) -> tuple[int, ...]:
     strange = [n for n in sorted(needed - own - kept) if n not in graph.tensors or is_real(graph.tensors[n].dtype)]
     if strange:
         node = next(graph.nodes[i] for i in found if strange[0] in graph.nodes[i].inputs)
-        source = f", called at {reader.sources[node.name]}" if reader.sources.get(node.name) else ""
+        source = f", called {reader.sources[node.name]}" if reader.sources.get(node.name) else ""
         raise UnsupportedError(
             f"{node.title}{source} updates a buffer with {strange[0]!r}: such an update can't be divided",
             hint="split the module in evaluation mode, or update the buffer outside forward",
@@ -158,10 +159,11 @@ def export(
     if not isinstance(module, torch.nn.Module):
         raise FormatError(f"{type(module).__name__} is no torch module", hint="give an nn.Module and its inputs")
     try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # a failure prints the whole graph
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), AnyLength():  # a failure prints the whole graph
             warnings.simplefilter("ignore")
             shapes: Any = dynamic_shapes
-            return torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=shapes, strict=False)
+            found = torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=shapes, strict=False)
+            return named_as_torch(found)
     except Exception as error:  # torch.export raises whatever tracing the user's code does
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedError(

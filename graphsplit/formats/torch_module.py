@@ -125,14 +125,15 @@ def _set_mode(module: nn.Module, mode: bool) -> None:
 class SplitModule(nn.Module):
     """A sub-model or a merged network.
 
-    `names` gives for each name in its state dict the graph's name of the tensor, `source` what it can be split again by.
+    `split_names` gives for each name in its state dict the graph's name of the tensor, `split_source` what it can be split
+    again by. (A submodule of the user's may be called `names` or `source`.)
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._calls: dict[bool, Call] = {}
-        self.names: Mapping[str, str] = {}
-        self.source: Source | None = None
+        self.split_names: Mapping[str, str] = {}
+        self.split_source: Source | None = None
 
     def train(self, mode: bool = True) -> SplitModule:
         """Choose the training or the evaluation function, for everything in the module at once."""
@@ -158,7 +159,7 @@ def write(source: Source) -> SplitModule:
     """A module for a graph, a source's own, narrowed or merged, with fresh parameters that copy its tensors."""
     graph, holders = source.graph, source.holders
     module = SplitModule()
-    module.names = dict(holders.names)
+    module.split_names = dict(holders.names)
     places = _held(module, graph, holders)
     held = {name: place for name, place in places.items() if name in holders.parameters and isinstance(place, str)}
     own = own_of({name: module.get_parameter(place) for name, place in held.items()})

@@ -1,7 +1,8 @@
 """One op of a torch program as a neutral node, and back: arguments by their schema's names, ops run on tensors.
 
 Tensor arguments are the node's inputs in the order of the schema ("" for one that is left out; a list of tensors takes one
-input each). All others are attributes. A size that is only known when the program runs is an attribute that holds the
+input each, and where that leaves open which inputs are whose, the attribute `lengths` says how many each list takes). All
+others are attributes. A size that is only known when the program runs is an attribute that holds the
 *name* of its value, and that value is a further input behind the tensors.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Literal, cast
 import torch
 
 from graphsplit.errors import UnsupportedError
+from graphsplit.formats.torch_recurrent import results_like, runs_through_time
 from graphsplit.graph import AttributeValue, Node
 
 SYM = "sym"
@@ -37,6 +39,7 @@ SYM_OPS: Mapping[str, Callable[..., Any]] = {
     "sym_not": operator.not_,
     "sym_sqrt": math.sqrt,
 }
+LENGTHS = "lengths"
 _DTYPE, _DEVICE, _NONE = "torch.", "device:", "none:"
 
 Kind = Literal["tensor", "tensors", "text", "other"]
@@ -88,6 +91,14 @@ def _kind(text: str) -> Kind:
     return "text" if "str" in text else "other"
 
 
+@lru_cache(maxsize=4096)
+def _is_ambiguous(domain: str, op: str) -> bool:
+    """Whether the number of inputs alone doesn't tell how long each list of tensors is."""
+    found = signature(domain, op)
+    lists = [i for i, a in enumerate(found) if a.kind == "tensors"]
+    return len(lists) > 1 or any(a.kind == "tensor" and not a.required for i in lists for a in found[i:])
+
+
 def returns_list(domain: str, op: str) -> bool:
     """Whether an op's result is a list of tensors of any length (split, unbind)."""
     found = overload(domain, op)._schema.returns
@@ -104,6 +115,7 @@ def encode(
     inputs: list[str] = []
     attributes: dict[str, AttributeValue] = {}
     sizes: dict[str, None] = {}
+    lengths: list[int] = []
     if domain == SYM:
         return _encode_sym(args, name)
     positional = list(args)
@@ -118,6 +130,7 @@ def encode(
             continue
         if argument.kind == "tensors" and value is not None:
             inputs.extend(_tensor(domain, op, item, name) for item in value)
+            lengths.append(len(value))
             continue
         if argument.kind in ("tensor", "tensors"):
             known = None if value is None else name(value)
@@ -130,6 +143,8 @@ def encode(
             attributes[argument.name] = plain
         elif argument.default is not None:
             attributes[argument.name] = _NONE
+    if lengths and _is_ambiguous(domain, op):
+        attributes[LENGTHS] = tuple(lengths)
     while inputs and not inputs[-1] and not sizes:
         inputs.pop()
     return (*inputs, *sizes), attributes
@@ -219,9 +234,7 @@ def arguments(node: Node, operands: Sequence[Any]) -> tuple[list[Any], dict[str,
     known = dict(zip(named, operands[len(operands) - len(named) :], strict=True)) if named else {}
     tensors = list(operands[: len(operands) - len(named)])
     found = signature(node.domain, node.op)
-    lists = sum(a.kind == "tensors" for a in found)
-    if lists > 1:
-        raise UnsupportedError(f"{node.title} takes several lists of tensors")
+    lengths = iter(cast("tuple[int, ...]", node.attributes.get(LENGTHS, ())))
     behind = sum(a.kind == "tensor" for a in found)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -232,7 +245,7 @@ def arguments(node: Node, operands: Sequence[Any]) -> tuple[list[Any], dict[str,
             value = tensors.pop(0) if tensors else None
             behind -= 1
         elif argument.kind == "tensors":
-            count = max(0, len(tensors) - behind)
+            count = next(lengths, max(0, len(tensors) - behind))
             value, tensors = tensors[:count], tensors[count:]
         if argument.name in node.attributes:
             value = restored(node.attributes[argument.name], known, argument.kind == "text")
@@ -276,7 +289,9 @@ def call(node: Node, operands: Sequence[Any], device: str | None = None) -> list
         args[position] = torch.device(device)
     elif device is not None and position is not None:
         kwargs["device"] = torch.device(device)
-    result = overload(node.domain, node.op)(*args, **kwargs)
+    target = overload(node.domain, node.op)
+    run = results_like if device == "meta" and runs_through_time(target) else target
+    result = run(*args, **kwargs)
     return list(result) if isinstance(result, (list, tuple)) else [result]
 
 

@@ -14,7 +14,7 @@ _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def node_source(node: fx.Node) -> str:
-    """`file.py:12: the line` of the innermost call outside torch, or the module that the op belongs to."""
+    """`at file.py:12: the line` of the innermost call outside torch, or `in module '…'` that the op belongs to."""
     trace = node.meta.get("stack_trace") or ""
     found = ""
     lines = trace.splitlines()
@@ -24,7 +24,7 @@ def node_source(node: fx.Node) -> str:
             number = rest.split(",")[0].strip()
             if _is_users(path):
                 code = lines[i + 1].strip() if i + 1 < len(lines) else ""
-                found = f"{os.path.basename(path)}:{number}: {code}"
+                found = f"at {os.path.basename(path)}:{number}: {code}"
     if found:
         return found
     modules = list((node.meta.get("nn_module_stack") or {}).values())

@@ -138,6 +138,13 @@ def from_factors(array: Ids, axes: Sequence[tuple[str, ...]], sizes: dict[str, i
     return np.broadcast_to(array, target).reshape(shape)
 
 
+def matrix_of(array: Ids, rows: tuple[int, ...]) -> Ids:
+    """The array as a matrix: one row for each position on the axes `rows`."""
+    rest = tuple(a for a in range(array.ndim) if a not in rows)
+    turned = array.transpose(rows + rest)
+    return turned.reshape(int(np.prod([array.shape[a] for a in rows])), -1)
+
+
 def resolve_code(ids: Ids, private: dict[int, str]) -> Ids:
     """Ids with those that each part has for itself replaced by the code."""
     if not private:

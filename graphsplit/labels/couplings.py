@@ -18,6 +18,8 @@ class Couplings:
         self._node: list[Ids] = []
         self.groupings: dict[int, set[str]] = {}
         """For each grouped layer, the factors along which its inputs were different vertices before anything was coupled."""
+        self.sites: dict[tuple[int, str], Ids] = {}
+        """The vertices at each ambiguous place; they stay listed once a reading of the place has coupled them."""
 
     def add(self, left: Ids, right: Ids, node: int) -> None:
         """Couple two arrays of labels element by element (they broadcast); codes couple nothing."""
@@ -39,6 +41,11 @@ class Couplings:
             if array.shape[axis] > 1:
                 self.add(array.take([0], axis=axis), array, node)
                 array = array.max(axis=axis, keepdims=True)
+
+    def align(self, array: Ids, node: int) -> None:
+        """Couple labels that change along several axes so that they change along the longest of them only."""
+        longest = max(range(array.ndim), key=lambda axis: (array.shape[axis], axis), default=0)
+        self.along(array, tuple(axis for axis in range(array.ndim) if axis != longest), node)
 
     def edges(self) -> tuple[Ids, Ids, Ids]:
         """All pairs as three arrays: left id, right id, index of the node that couples them."""

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsplit.errors import GraphsplitError, UnsupportedError
-from graphsplit.facts import Facts
+from graphsplit.facts import Facts, same_numbers
 from graphsplit.graph import Graph
-from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels
+from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, squeeze_constant_axes
 from graphsplit.labels.couplings import resolve
 from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass, settle
-from graphsplit.labels.parameters import Claim
+from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie
 from graphsplit.labels.trainable import structure
 
 MAX_ROUNDS = 200
@@ -54,7 +54,7 @@ class Flowed:
     def fixed(self, name: str) -> bool:
         """Whether a value's elements are known before anything runs, and the same for other sizes of the dynamic axes."""
         here, there = self.facts[name].data, self.others[name].data
-        return here is not None and there is not None and np.array_equal(here, there)
+        return here is not None and there is not None and same_numbers(here, there)
 
     @property
     def statistics(self) -> frozenset[int]:
@@ -160,12 +160,14 @@ def _decided(
 
 
 def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[int], others: Facts) -> Flowed:
-    labels = {name: Labels(found.shape, resolve(found.core, classes)) for name, found in current.labels.items()}
+    def settled(core: Ids) -> Ids:
+        """Classes instead of vertices: along an axis that one atom fills nothing changes any more."""
+        return squeeze_constant_axes(resolve(core, classes))
+
+    labels = {name: Labels(found.shape, settled(found.core)) for name, found in current.labels.items()}
     undecided = [name for name, found in labels.items() if (found.core == UNKNOWN).any()]
     assert not undecided, f"labels left undecided: {undecided[:3]}"
-    claims = {
-        name: tuple(replace(c, core=resolve(c.core, classes)) for c in found) for name, found in current.claims.items()
-    }
+    claims = {name: tuple(replace(c, core=settled(c.core)) for c in found) for name, found in current.claims.items()}
     averaged = {name: resolve(core, classes) for name, core in current.averaged.items()}
     rows = tuple((node, resolve(ids, classes)) for node, ids in current.rows)
     return Flowed(
@@ -188,21 +190,45 @@ def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[i
     )
 
 
-def _make_private(ids: Ids, classes: Ids, decisions: Decisions, reason: str) -> bool:
-    """Make whole classes private; True where that is news."""
-    wanted = np.flatnonzero(np.isin(classes, np.unique(classes[ids[ids > 0]])))
+def _make_private(ids: Ids, classes: Ids, decisions: Decisions, reason: str, *, alone: bool = False) -> bool:
+    """Make whole classes private, or these vertices `alone`; True where that is news."""
+    wanted = ids if alone else np.flatnonzero(np.isin(classes, np.unique(classes[ids[ids > 0]])))
     news = [int(i) for i in wanted if i > 0 and int(i) not in decisions.private]
     decisions.private.update(dict.fromkeys(news, reason))
     return bool(news)
 
 
 def _needed_whole(current: Pass, classes: Ids, decisions: Decisions, undivided: frozenset[int]) -> bool:
-    """Vertices that a node needs all of in each part, and those that share a weight which isn't to be copied for them."""
+    """Vertices that a node needs all of in each part, and those that share a weight which isn't to be copied for them.
+
+    Where it can be, only the layers right in front of the node: what is coupled with them behind it stays divided.
+    """
     changed = False
     for node, ids in current.needed + [item for item in current.sharing if item[0] in undivided]:
         reason = f"{current.graph.nodes[node].title} needs all of its vertices in each part"
-        changed |= _make_private(ids, classes, decisions, reason)
+        nearest = _nearest(current, node)
+        changed |= _make_private(nearest, classes, decisions, reason, alone=True) or _make_private(
+            ids, classes, decisions, reason
+        )
     return changed
+
+
+def _nearest(current: Pass, node: int) -> Ids:
+    """The vertices of the layers that a node's operands come from, and through grouped layers of those in front of them."""
+    graph, found = current.graph, [np.empty(0, np.int64)]
+    waiting, seen = list(graph.nodes[node].inputs), set()
+    while waiting:
+        name = waiting.pop()
+        maker = graph.producers.get(name)
+        if maker is None or maker in seen or name not in current.labels or not (current.labels[name].core > 0).any():
+            continue
+        seen.add(maker)
+        block = current.blocks.get(maker)
+        if block is not None:
+            found.append(np.arange(block.start, block.start + block.size))
+        if block is None or current.couplings.groupings.get(maker):
+            waiting.extend(graph.nodes[maker].inputs)
+    return np.concatenate(found)
 
 
 def _conflicting_ties(current: Pass, classes: Ids, decisions: Decisions) -> bool:
@@ -210,9 +236,12 @@ def _conflicting_ties(current: Pass, classes: Ids, decisions: Decisions) -> bool
     changed = False
     for name, claims in sorted(current.claims.items()):
         seen: dict[tuple[int, ...], Ids] = {}
-        for found in claims:
-            other = seen.setdefault(found.axes, found.core)
-            a, b = np.broadcast_arrays(other, found.core)
+        for found, axes in ((c, axes) for c in claims if not c.weak for axes in axes_to_tie(c)):
+            core = found.core
+            if found.contracted:  # a part can take its own columns' share of common data
+                core = np.where(core == COMMON, UNUSED, core)
+            other = seen.setdefault(axes, core)
+            a, b = np.broadcast_arrays(other, core)
             whole = ((a > 0) & _whole(b)) | ((b > 0) & _whole(a))
             if whole.any():
                 ids = np.where(a > 0, a, b)[whole]

@@ -27,9 +27,10 @@ from graphsplit.labels.arrays import (
     resolve_code,
     uniform,
 )
+from graphsplit.labels.computing import combined, made_of_weights
 from graphsplit.labels.couplings import Couplings, resolve
-from graphsplit.labels.operands import argument_value, beside, refuse_unknown, refuse_unrelated, stays
-from graphsplit.labels.parameters import Claim, Derived, claim, elementwise, moved, parameter
+from graphsplit.labels.operands import argument_value, beside, refuse_unknown, refuse_unrelated, stays, unplaced
+from graphsplit.labels.parameters import Claim, Derived, axes_to_tie, claim, moved, parameter, whole_use
 from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
 from graphsplit.labels.transfer import Site, Transfer
 from graphsplit.notation import Bound, Rule, bind
@@ -110,7 +111,7 @@ class Pass:
         self.claims: dict[str, list[Claim]] = {}
         self.statistics: set[int] = set()
         self.blocks: dict[int, Block] = {}
-        self.sites: dict[tuple[int, str], Ids] = {}
+        self.sites = couplings.sites
         self.rows: list[tuple[int, Ids]] = []
         self.averaged: dict[str, Ids] = {}
         self.bounds: dict[int, Bound] = {}
@@ -133,15 +134,15 @@ class Pass:
                     self.derived[name] = found
                 elif name and isinstance(found, Labels):
                     self.labels[name] = found
-        for value in self.graph.outputs:
-            self._behind_outputs(value.name)
+        for value in self.graph.outputs:  # one that stays divided is put together along one axis
+            self.couplings.align(self._behind_outputs(value.name).core, self.graph.producers.get(value.name, -1))
         return self
 
     # -- what a transfer asks for (labels.transfer.Flow) ---------------------------------------------------------
 
     def mode(self, node: int, kind: str, vertices: Ids) -> str:
         ids = np.unique(vertices[vertices > 0])
-        self.sites[node, kind] = ids
+        self.sites.setdefault((node, kind), ids)
         return MODES[kind][self.decisions.modes.get((node, kind), 0)]
 
     def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
@@ -201,15 +202,15 @@ class Pass:
         if rules[0].move and self._arguments_known(node, rules[0]):
             return self._move(index, node, rules[0], operands, shapes)
         site = self._site(index, node, rules, operands, shapes)
-        if site.bound.rule.opaque:
+        if site.bound.rule.opaque or unplaced(site):
             return self._opaque(index, [*labels, *steering], weights, shapes)
         refuse_unrelated(site, lambda name: bool(self.graph.consumers.get(name)) or name in self.outputs)
         if steering:
             self._steered(site, steering)
-        if weights and not labels:
-            combined = self._combined(site, weights)
-            if combined is not None:
-                return combined
+        if weights and made_of_weights(site, self.graph.tensors):
+            found = combined(self, site)
+            if found is not None:
+                return found
         return list(Transfer(self, site).run())
 
     def _operand(self, index: int, node: Node, rule: Rule, position: int, name: str) -> Labels | Derived | None:
@@ -264,7 +265,7 @@ class Pass:
             if (found.core > 0).any():
                 self.undivided(index, found.core)
         for derived in weights:
-            self.claim(derived, Claim(-1, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64)))
+            self.claim(derived, whole_use(-1, derived, PRIVATE))
         return [uniform(shape, PRIVATE) for shape in shapes]
 
     def _arguments_known(self, node: Node, rule: Rule) -> bool:
@@ -324,18 +325,6 @@ class Pass:
         self.bare[index, position] = Labels(shape, core)
         return self.bare[index, position]
 
-    def _combined(self, site: Site, weights: Sequence[Derived]) -> list[Labels | Derived | None] | None:
-        """Parameters combined with parameters: followed where it goes element by element, else their value is private."""
-        shape = site.shapes[0]
-        plain = not (site.bound.mix or site.bound.stat or site.bound.whole) and shape is not None
-        if plain and all(f.startswith("...") for names in site.bound.results[0] or () for f in names):
-            return [elementwise(weights, shape or ())]
-        if any(site.bound.mix) or site.bound.rule.reduce:
-            for derived in weights:
-                self.claim(derived, Claim(site.index, (), np.full((1,) * len(derived.shape), PRIVATE, np.int64)))
-            return [uniform(s, PRIVATE) for s in site.shapes]
-        return None
-
     def _site(
         self,
         index: int,
@@ -392,7 +381,6 @@ def tie(current: Pass) -> None:
     for claims in current.claims.values():
         first: dict[tuple[int, ...], Claim] = {}
         for found in claims:
-            if found.axes in first:
-                current.couplings.add(first[found.axes].core, found.core, found.node)
-            else:
-                first[found.axes] = found
+            for axes in axes_to_tie(found) if (found.core > 0).any() and not found.weak else ():
+                other = first.setdefault(axes, found)
+                current.couplings.add(other.core, found.core, found.node)

@@ -33,6 +33,12 @@ def stays(rule: Rule) -> bool:
     return rule.move and rule.operands[0].axes is not None and rule.operands[:1] == rule.results[:1]
 
 
+def unplaced(site: Site) -> bool:
+    """Whether a movement op's elements go where only running tells: it needs all of its operands in each part."""
+    data = zip(site.operands, site.bound.tags, site.bound.operands, strict=False)
+    return site.bound.rule.move and any(o is not None and tag is None and axes is None for o, tag, axes in data)
+
+
 def refuse_unrelated(site: Site, is_read: Callable[[str], bool]) -> None:
     """Raise UnsupportedError where the rule says nothing of an operand or of a result that is read."""
     rule, node = site.bound.rule, site.node

@@ -6,12 +6,14 @@ A parameter may be transposed, reshaped, cut up and concatenated before an op re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from graphsplit.labels.arrays import Ids, squeeze_constant_axes
+from graphsplit.labels.arrays import Ids, from_factors, squeeze_constant_axes, to_factors
+
+Axes = Sequence[tuple[str, ...]]
 
 UNUSED = -4
 """The claim of an element that a use never reads."""
@@ -21,11 +23,18 @@ UNUSED = -4
 class Leaf:
     """Where the elements of a derived tensor come from in one parameter: an index array for each of its axes.
 
-    An array broadcasts to the derived shape; -1 marks elements that come from elsewhere.
+    An array broadcasts to the derived shape; -1 marks elements that come from elsewhere. `taken` are the axes of the parameter
+    over which a statistic was taken on the way: each element depends on all along them, and they may have no slots.
     """
 
     name: str
     slots: tuple[Ids, ...]
+    taken: frozenset[int] = frozenset()
+
+    def along(self, dims: Iterable[int]) -> tuple[int, ...]:
+        """The axes of the parameter that change along these of the derived tensor."""
+        wanted = tuple(dims)
+        return tuple(a for a, slot in enumerate(self.slots) if any(slot.shape[d] > 1 for d in wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +51,26 @@ class Claim:
     """What one use says of a parameter: a label for each element, as a core array over the parameter's axes.
 
     `axes` are the axes that the labels belong to, also where they change nothing; `contracted` says that the use sums over them.
+    `weak` ones count only where the same use says nothing else: labels that change along axes which the parameter hasn't.
     """
 
     node: int
     axes: tuple[int, ...]
     core: Ids
     contracted: bool = False
+    weak: bool = False
+
+
+def whole_use(node: int, derived: Derived, code: int) -> Claim:
+    """The claim of a use that needs all of a tensor, whatever its axes are."""
+    return Claim(node, tuple(range(len(derived.shape))), np.full((1,) * len(derived.shape), code, np.int64))
+
+
+def axes_to_tie(claimed: Claim) -> tuple[tuple[int, ...], ...]:
+    """The sets of axes on which a claim agrees with others index by index: its own, and each axis on which alone it varies."""
+    varying = {axis for axis, size in enumerate(claimed.core.shape) if size > 1}
+    alone = tuple((axis,) for axis in claimed.axes if varying <= {axis})
+    return tuple(dict.fromkeys((claimed.axes, *alone)))
 
 
 def parameter(name: str, shape: tuple[int, ...]) -> Derived:
@@ -75,7 +98,7 @@ def moved(
                     found[i].append(squeeze_constant_axes(result))
             for i, slots in enumerate(found):
                 if slots and not all((s == -1).all() for s in slots):
-                    leaves[i].append(Leaf(leaf.name, tuple(slots)))
+                    leaves[i].append(Leaf(leaf.name, tuple(slots), leaf.taken))
     exact = all(o.moved for o in operands if o is not None)
     return [
         Derived(shape, tuple(found), exact) if shape is not None else None
@@ -94,7 +117,39 @@ def elementwise(operands: Sequence[Derived], shape: tuple[int, ...]) -> Derived:
     leaves: list[Leaf] = []
     for operand in operands:
         pad = (1,) * (len(shape) - len(operand.shape))
-        leaves.extend(Leaf(leaf.name, tuple(s.reshape(pad + s.shape) for s in leaf.slots)) for leaf in operand.leaves)
+        leaves.extend(
+            Leaf(leaf.name, tuple(s.reshape(pad + s.shape) for s in leaf.slots), leaf.taken) for leaf in operand.leaves
+        )
+    return Derived(shape, tuple(leaves), moved=False)
+
+
+def computed(
+    operands: Sequence[tuple[Derived, Axes]],
+    result: Axes,
+    shape: tuple[int, ...],
+    sizes: dict[str, int],
+    statistic: frozenset[str],
+) -> Derived:
+    """Parameters combined by an op with axes: a statistic, a norm, a product of weights.
+
+    Where an axis of a parameter goes on in the result its slots do; where it is summed up or looked at as a whole, it is taken.
+    """
+    order = [f for f, size in sizes.items() if size > 1]
+    kept = {f for names in result for f in names}
+    gone = tuple(i for i, f in enumerate(order) if f not in kept)
+    whole = tuple(i for i, f in enumerate(order) if f in statistic)
+    leaves: list[Leaf] = []
+    for operand, axes in operands:
+        for leaf in operand.leaves:
+            slots, taken = [], set(leaf.taken)
+            for axis, slot in enumerate(leaf.slots):
+                array = to_factors(slot, axes, sizes, order)
+                if any(array.shape[i] > 1 for i in (*gone, *whole)):
+                    taken.add(axis)
+                if any(array.shape[i] > 1 for i in gone):
+                    array = np.zeros((1,) * len(order), np.int64)
+                slots.append(squeeze_constant_axes(from_factors(array, result, sizes, order)))
+            leaves.append(Leaf(leaf.name, tuple(slots), frozenset(taken)))
     return Derived(shape, tuple(leaves), moved=False)
 
 
@@ -109,17 +164,22 @@ def claim(
     An element that meets different labels gets the code `several`.
     """
     found = []
+    varying = [axis for axis, size in enumerate(claimed.core.shape) if size > 1]
     for leaf in derived.leaves:
         shape = shapes[leaf.name]
-        touched = tuple(a for a, slot in enumerate(leaf.slots) if any(slot.shape[d] > 1 for d in claimed.axes))
+        touched = leaf.along(claimed.axes)
+        if not touched and any(derived.shape[axis] == 1 for axis in claimed.axes):  # an axis of one vertex
+            touched = tuple(axis for axis, size in enumerate(shape) if size == 1)[:1]
         core = _pull_back(leaf, shape, claimed.core, several)
-        found.append((leaf.name, Claim(claimed.node, touched, core, claimed.contracted)))
+        over = varying or claimed.axes
+        weak = bool(over) and not derived.moved and not leaf.along(over)
+        found.append((leaf.name, Claim(claimed.node, touched, core, claimed.contracted, weak)))
     return found
 
 
 def _pull_back(leaf: Leaf, shape: tuple[int, ...], core: Ids, several: int) -> Ids:
     varying = {axis for axis, size in enumerate(core.shape) if size > 1}
-    used = [a for a, slot in enumerate(leaf.slots) if any(slot.shape[d] > 1 for d in varying)]
+    used = leaf.along(varying)
     if not used and core.size > 1:
         distinct = np.unique(core)
         code = int(distinct[0]) if len(distinct) == 1 else several

@@ -20,6 +20,7 @@ from graphsplit.labels.arrays import (
     Ids,
     Labels,
     from_factors,
+    matrix_of,
     meet,
     squeeze_constant_axes,
     to_factors,
@@ -35,6 +36,7 @@ class Flow(Protocol):
 
     couplings: Couplings
     classes: Ids | None
+    parts: int
 
     def mode(self, node: int, kind: str, vertices: Ids) -> str:
         """How an ambiguous place is to be read: the kind's first choice, until that left a layer too narrow."""
@@ -139,12 +141,14 @@ class Transfer:
         out = np.full((1,) * len(self.order), COMMON, np.int64)
         contracted = self._contracted()
         for j, array in self.data.items():
-            part = self._reduced(j, array, contracted)
+            part = self._in_groups(j, self._reduced(j, array, contracted))
             self.flow.couplings.add(out, part, self.site.index)
             out = meet(out, part)
         if new:
             ids = self._fresh(new, out)
             self.flow.couplings.add(out, ids, self.site.index)
+            if self._varying(ids, self.site.bound.stat) and self.flow.classes is not None:
+                self.flow.statistic(self.site.index)
             return ids
         if self.parameters:
             return self._behind_parameters(out)
@@ -174,6 +178,27 @@ class Transfer:
         gone = factors - self.result
         return self._statistic(operand, array, (factors & self.site.bound.stat) | gone, gone)
 
+    def _in_groups(self, operand: int, array: Ids) -> Ids:
+        """Vertices on an axis (g r) of which another operand holds g alone, and whole: each of its g serves a group of them."""
+        for names in self.site.bound.operands[operand] or ():
+            varying = {f for f in names if self._varying(array, {f})}
+            for j, other in self.data.items():
+                held = varying & self.factors(j)
+                inner = self._axes(varying - held)
+                if not held or not inner or self._varying(other, held) or self.flow.classes is None:
+                    continue
+                rows = matrix_of(array, self._axes(held))
+                if self.flow.mode(self.site.index, "group", array) == "atomic" or rows.shape[1] < self.flow.parts:
+                    self.flow.couplings.along(array, inner, self.site.index)
+                    return _high(array, inner)
+                self.flow.equal_counts(self.site.index, rows)
+        return array
+
+    def _served(self, operand: int, factors: set[str]) -> bool:
+        """Whether another operand holds these factors, and whole: then a part can't have others of them in each row."""
+        others = [(self.factors(j), array) for j, array in self.data.items() if j != operand >= 0]
+        return any(held & factors and not self._varying(array, factors) for held, array in others)
+
     def _statistic(self, operand: int, array: Ids, over: set[str], gone: set[str]) -> Ids:
         """Take a statistic over some factors; those that are `gone` are not in the result."""
         varying = self._varying(array, over)
@@ -182,16 +207,41 @@ class Transfer:
         if not (array > 0).any():
             return _low(array, self._varying(array, gone))
         if self._varying(array, gone) and self.result - self._known():
-            return self._resized(array, self._varying(array, gone))
+            if not self.site.bound.rule.window:
+                return self._resized(array, self._varying(array, gone))
+            array, gone, made = self._slid(operand, array, gone)
+            varying = self._varying(array, over | made)
         rows = tuple(a for a, size in enumerate(array.shape) if size > 1 and a not in varying)
         if rows and self.flow.classes is not None:
-            if self.flow.mode(self.site.index, "group", array) == "atomic":
+            served = self._served(operand, {self.order[a] for a in varying})
+            if served or self.flow.mode(self.site.index, "group", array) == "atomic":
                 self.flow.couplings.along(array, varying, self.site.index)
                 return _high(array, self._varying(array, gone))
-            self.flow.equal_counts(self.site.index, _rows(array, rows))
+            self.flow.equal_counts(self.site.index, matrix_of(array, rows))
         if self.flow.classes is not None:
             self.flow.statistic(self.site.index)
         return self._collapsed(array, self._varying(array, gone))
+
+    def _slid(self, operand: int, array: Ids, gone: set[str]) -> tuple[Ids, set[str], set[str]]:
+        """Windows at every position of labelled axes: a result belongs to the vertex in the middle of its window.
+
+        Gives the labels, the factors that are still gone, and those that took their place.
+        """
+        axes = self.site.bound.operands[operand] or ()
+        results = next((axes for axes in self.site.bound.results if axes is not None), ())
+        before = [f for f in _names(axes) if f in gone]
+        after = [f for f in _names(results) if f not in self._known()]
+        made: set[str] = set()
+        for old, new in zip(before, after, strict=True):
+            if not self._varying(array, {old}):
+                continue
+            size, wanted = self.sizes[old], self.sizes[new]
+            places = np.clip(np.arange(wanted) + (size - wanted) // 2, 0, size - 1)
+            array = array.take(places, axis=self.position[old])
+            if wanted > 1:
+                array = np.swapaxes(array, self.position[old], self.position[new])
+            made.add(new)
+        return array, gone - set(before), made
 
     def _known(self) -> set[str]:
         """Factors of any operand."""
@@ -285,8 +335,8 @@ class Transfer:
         )
         ids = self._fresh(self._new_factors() | {self.order[a] for a in groups}, array, keeps or not groups)
         if keeps:
-            self.flow.equal_counts(self.site.index, _rows(array, self._varying(array, grouping)))
-            self.flow.equal_counts(self.site.index, _rows(ids, self._varying(ids, grouping)))
+            self.flow.equal_counts(self.site.index, matrix_of(array, self._varying(array, grouping)))
+            self.flow.equal_counts(self.site.index, matrix_of(ids, self._varying(ids, grouping)))
         elif groups:
             self.flow.couplings.along(array, columns, self.site.index)
             self.flow.couplings.add(_high(array, columns), ids, self.site.index)
@@ -305,7 +355,9 @@ class Transfer:
         if not self.site.bound.mix:
             factors |= {self.order[a] for a in self._varying(data, self.result)}
             may_be_output = may_be_output and not (data > 0).any()
-        may_be_output = may_be_output and not self.site.bound.rule.back
+        # what does more than add up (attention with its projections) is no output layer
+        rule = self.site.bound.rule
+        may_be_output = may_be_output and not (rule.back or rule.whole or (factors & self.site.bound.stat))
         shape = tuple(self.sizes[f] if f in factors else 1 for f in self.order)
         ids = self.flow.fresh(self.site.index, shape, self.site.frontier and may_be_output)
         return squeeze_constant_axes(ids)
@@ -343,10 +395,3 @@ def _high(array: Ids, axes: tuple[int, ...]) -> Ids:
 
 def _names(axes: Sequence[tuple[str, ...]]) -> list[str]:
     return [f for names in axes for f in names]
-
-
-def _rows(array: Ids, rows: tuple[int, ...]) -> Ids:
-    """The array as a matrix: one row for each position on the axes `rows`."""
-    rest = tuple(a for a in range(array.ndim) if a not in rows)
-    turned = array.transpose(rows + rest)
-    return turned.reshape(int(np.prod([array.shape[a] for a in rows])), -1)

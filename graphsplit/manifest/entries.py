@@ -95,6 +95,8 @@ def _entry(parameter: ParameterPlan, tensor: Tensor, table: GroupTable, owner: I
         parameter.name, parameter.shape, _dtype(parameter.name, tensor), "owned", axes, rows, "weights", Counts()
     )
     counts = count(*entry.layout(table.groups))
+    if not parameter.shape and parameter.role in ("duplicated", "output"):  # one number has no axis to say it
+        counts = Counts(**{parameter.role: 1})
     if not counts.output:
         scale = "weights"
     return ParameterEntry(

@@ -213,7 +213,7 @@ def _check_entry(found: dict[str, Field], entry: ParameterEntry, groups: Sequenc
     expected = entry.recount(groups)
     for key in COUNTS:
         told, real = getattr(entry.counts, key), getattr(expected, key)
-        if told != real:
+        if told != real and (entry.shape or entry.counts.total != 1):
             found["counts"].members()[key].refuse(f"the manifest says {told}, and the layout has {real} such elements")
     if entry.role != "constant" and entry.role != role_of(entry.counts):
         found["role"].refuse(f"the role {entry.role!r} does not fit the counts: {role_of(entry.counts)!r} does")

@@ -204,7 +204,7 @@ def _targets(split: ModuleSplit, into: torch.optim.Optimizer) -> tuple[nn.Module
         known = _by_identity(module)
         held = [parameter for group in into.param_groups for parameter in group["params"]]
         if all(id(parameter) in known for parameter in held):
-            names = getattr(module, "names", split.source.holders.names)
+            names = getattr(module, "split_names", split.source.holders.names)
             return module, {parameter: names[known[id(parameter)]] for parameter in held}
     raise MergeError(
         "the optimizer to merge into holds parameters of neither the source nor a merged module of this split",

@@ -36,8 +36,8 @@ def source_of(
     from graphsplit.formats.torch_module import SplitModule
     from graphsplit.formats.torch_shapes import with_free_batch
 
-    if isinstance(model, SplitModule) and model.source is not None:
-        return _refilled(model, model.source)
+    if isinstance(model, SplitModule) and model.split_source is not None:
+        return _refilled(model, model.split_source)
 
     def both(args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Any) -> Modes:
         programs = []

@@ -82,7 +82,7 @@ def _submodel(source: Source, graph: Graph) -> nn.Module:
     from graphsplit.formats.torch_module import write
 
     module = write(source.with_graph(graph))
-    module.source = source.narrowed(graph)
+    module.split_source = source.narrowed(graph)
     return module
 
 

@@ -46,7 +46,7 @@ class Arguments:
         """The node with an argument replaced: a constant gets another form, a computed one is corrected behind."""
         position = self._position(node, rule, tag)
         if position is None:
-            return self.part.dialect.with_argument(node, tag, value, self.part.facts.get)
+            return self.part.dialect.with_argument(node, tag, value, self.part.facts.get, self.part.emit_here)
         name = node.inputs[position]
         if name in self.part.graph.tensors or "\0" in name:
             changed = self._constant(name.split("\0")[0], value)
@@ -84,11 +84,10 @@ class Arguments:
             steps.append(("divided", self.part.dialect.divide, divisor))
         steps.append(("narrow", self.part.dialect.plus, np.where(replaced, value, 0)))
         source, base = name, f"{node.name or node.outputs[0]}.{name}"
-        origin = len(self.part.origin) and self.part.origin[-1]
         for step, make, operand in steps:
             constant = self._constant(f"{name}.{step}", operand.astype(have.dtype))
             result = f"{base}.{step}"
-            self.part.emit(make(self.part.graph, result, (source, constant), result), origin)
+            self.part.emit_here(make(self.part.graph, result, (source, constant), result))
             source = result
         self.part.facts[source] = Fact(tuple(value.shape), value.dtype, np.asarray(value))
         return source
@@ -193,7 +192,7 @@ class Arguments:
         """A split into equal pieces whose parts are unequal: the sizes are written out."""
         position = next((p for p, o in enumerate(rule.operands) if o.tag == "sizes"), None)
         if position is None:
-            return self.part.dialect.with_argument(node, "sizes", sizes, self.part.facts.get)
+            return self.part.dialect.with_argument(node, "sizes", sizes, self.part.facts.get, self.part.emit_here)
         placeholder = self._constant(f"{node.name or node.outputs[0]}.split", sizes)
         kept = {k: v for k, v in node.attributes.items() if k != "num_outputs"}
         inputs = (*node.inputs[:position], *("",) * (position - len(node.inputs)), placeholder)

@@ -45,7 +45,7 @@ class Movement:
             if not output:
                 continue
             chosen = self.part.selected(output)
-            if chosen.ragged:
+            if chosen.ragged or 0 in labels.shape:  # of nothing no label says how much a part has
                 self.part.actual[output] = squeeze_constant_axes(labels)
                 self.part.chosen[output] = replace(chosen, shape=tuple(labels.shape))
                 continue
@@ -73,7 +73,8 @@ class Movement:
             if not name or adopted is None or not adopted.varying or self.part.is_labelled(name) or out.ragged:
                 continue
             for axis, chosen in enumerate(out.axes):
-                if chosen is not None and (adopted.shape or ())[axis] == whole[axis]:
+                have = self.part.facts[name].shape or ()
+                if chosen is not None and (adopted.shape or ())[axis] == whole[axis] == have[axis]:
                     inputs[position] = self.part.pick(node, inputs[position], chosen, axis, index)
         return replace(node, inputs=tuple(inputs))
 

@@ -82,6 +82,7 @@ class Narrower:
         return fact
 
     def _visit(self, index: int, node: Node) -> None:
+        self.part.visiting = index
         rules = self.part.dialect.lookup(node)
         if index not in self.part.plan.part_nodes and rules:
             node = self.arguments.unshrunk(node, rules[0])
@@ -109,7 +110,7 @@ class Narrower:
         inputs = list(node.inputs)
         for position, (name, axes) in enumerate(zip(node.inputs, bound.operands, strict=False)):
             if name and axes is not None and bound.tags[position] is None:
-                inputs[position] = self._cut_to(index, node, name, axes, wanted)
+                inputs[position] = self._cut_to(index, node, name, axes, self._served(node, bound, name, axes, wanted))
         attributes = dict(node.attributes)
         for attribute, factor in bound.rule.counts:
             attributes[attribute] = self._counted(bound, node, factor)
@@ -134,6 +135,31 @@ class Narrower:
                     known = wanted.get(factors)
                     wanted[factors] = chosen if known is None else np.intersect1d(known, chosen, assume_unique=True)
         return wanted
+
+    def _served(
+        self, node: Node, bound: Bound, name: str, axes: tuple[tuple[str, ...], ...], wanted: dict[tuple[str, ...], Ids]
+    ) -> dict[tuple[str, ...], Ids]:
+        """What is wanted; of a whole operand that serves groups (by the g of an axis (g r)), the groups that the part has."""
+        others = [names for names in axes if names and names not in wanted]
+        if not others or self.part.is_labelled(name) or name in self.part.flowed.last.derived:
+            return wanted
+        found = dict(wanted)
+        for names in others:
+            grid = np.arange(int(np.prod([bound.sizes[f] for f in names]))).reshape([bound.sizes[f] for f in names])
+            for key, chosen in wanted.items():
+                for factor in set(key) & set(names):
+                    places = np.unravel_index(chosen, [bound.sizes[f] for f in key])[key.index(factor)]
+                    kept, counts = np.unique(places, return_counts=True)
+                    if len(set(counts.tolist())) > 1:
+                        raise UnsupportedError(
+                            f"{node.title}: a part has different numbers of its vertices in different groups",
+                            hint="try another -k or --strategy",
+                        )
+                    if grid.shape[names.index(factor)] == bound.sizes[factor]:
+                        grid = grid.take(kept, axis=names.index(factor))
+            if grid.size < np.prod([bound.sizes[f] for f in names]):
+                found[names] = grid.ravel()
+        return found
 
     def _cut_to(
         self, index: int, node: Node, name: str, axes: tuple[tuple[str, ...], ...], wanted: dict[tuple[str, ...], Ids]
@@ -170,20 +196,23 @@ class Narrower:
     def _counted(self, bound: Bound, node: Node, factor: str) -> int | tuple[int, ...]:
         """What an attribute that holds a factor's size, or the sizes of a bundle, is in the part."""
         if factor not in bound.rule.bundles:
-            return self._size_of(bound, node, factor, int(bound.sizes.get(factor, 1)))
+            return self._size_of(bound, node, tuple(factor.split("*")))
         members = [f"{factor}.{i}" for i in range(len(bound.sizes)) if f"{factor}.{i}" in bound.sizes]
-        return tuple(self._size_of(bound, node, member, int(bound.sizes[member])) for member in members)
+        return tuple(self._size_of(bound, node, (member,)) for member in members)
 
-    def _size_of(self, bound: Bound, node: Node, factor: str, full: int) -> int:
-        """How many of a factor's indices the part keeps, read off the operand that holds it."""
+    def _size_of(self, bound: Bound, node: Node, product: tuple[str, ...]) -> int:
+        """How many of the indices of a factor, or of a product of some, the part keeps: read off the operand that holds it."""
+        held = [f for f in product if bound.sizes.get(f, 1) > 1]
         for name, axes in zip(node.inputs, bound.operands, strict=False):
             if not name or axes is None or not self.part.is_labelled(name) or self.part.selected(name).ragged:
                 continue
             for factors, chosen in zip(axes, self.part.selected(name).axes, strict=True):
-                if factor in factors and chosen is not None:
-                    inner = int(np.prod([bound.sizes[f] for f in factors[factors.index(factor) + 1 :]]))
-                    return len(np.unique(chosen // inner % bound.sizes[factor]))
-        return full
+                if held and set(held) <= set(factors) and chosen is not None:
+                    places = np.unravel_index(chosen, [bound.sizes[f] for f in factors])
+                    return len(
+                        {tuple(row) for row in zip(*(places[factors.index(f)].tolist() for f in held), strict=True)}
+                    )
+        return int(np.prod([bound.sizes.get(f, 1) for f in product]))
 
     def _follow_ragged(self, node: Node, bound: Bound) -> None:
         """A ragged value keeps its order through an op that leaves its shape alone."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from graphsplit.facts import Fact, Facts
+from graphsplit.errors import UnsupportedError
+from graphsplit.facts import Fact, Facts, same_numbers
 from graphsplit.graph import Array, Graph, Node
 from graphsplit.labels import Dialect, Labels
 from graphsplit.labels.arrays import Ids
@@ -16,21 +18,27 @@ from graphsplit.planning import Plan, derived_selection
 from graphsplit.selection import Selected
 
 Known = Callable[[str], Fact | None]
+Emit = Callable[[Node], None]
 
 
 class NarrowDialect(Dialect, Protocol):
     """What narrowing needs of a front end besides the flow's needs.
 
-    `argument` and `with_argument` read and write what a node holds in an attribute where others have a tagged operand.
+    `argument` and `with_argument` read and write what a node holds in an attribute where others have a tagged operand; what has
+    to be computed for that in front of the node is emitted.
     """
 
     def argument(self, node: Node, tag: str, known: Known) -> Array | None: ...
 
-    def with_argument(self, node: Node, tag: str, value: Array, known: Known) -> Node: ...
+    def with_argument(self, node: Node, tag: str, value: Array, known: Known, emit: Emit) -> Node: ...
 
     def infer(self, graph: Graph, node: Node, inputs: Sequence[Fact | None]) -> list[Fact | None]: ...
 
     def pick(self, graph: Graph, name: str, value: str, index: str, result: str, axis: int) -> Node: ...
+
+    def pick_in_turn(
+        self, graph: Graph, name: str, value: str, index: str, result: str, axis: int, period: int
+    ) -> tuple[Node, ...]: ...
 
     def join(self, graph: Graph, name: str, values: Sequence[str], result: str, axis: int) -> Node: ...
 
@@ -54,6 +62,7 @@ class Part:
     def __init__(self, plan: Plan, dialect: NarrowDialect, number: int) -> None:
         self.plan, self.dialect, self.number = plan, dialect, number
         self.graph, self.flowed = plan.graph, plan.flowed
+        self._sizes = plan.flowed.facts, plan.flowed.others
         self.owner = plan.partition.owner
         self.nodes: list[Node] = []
         self.origin: list[int] = []
@@ -62,6 +71,7 @@ class Part:
         self.chosen: dict[str, Selected] = {}
         self.constants = Constants(self.graph.tensors)
         self.picked: dict[tuple[str, int], dict[bytes, str]] = {}
+        self.visiting = 0
 
     def selected(self, name: str) -> Selected:
         """What the part has of a value."""
@@ -100,7 +110,11 @@ class Part:
                 return True
             unlabelled = name in self.flowed.labels and not self.is_labelled(name)
             return unlabelled and here.shape != there.shape and here.shape is not None
-        return not np.array_equal(here.data, there.data)
+        return not same_numbers(here.data, there.data)
+
+    def emit_here(self, node: Node) -> None:
+        """Add a node that belongs to the source node at which narrowing is."""
+        self.emit(node, self.visiting)
 
     def emit(self, node: Node, origin: int) -> None:
         """Add a node to the sub-model, and learn the shapes of its results."""
@@ -117,11 +131,33 @@ class Part:
         known = self.picked.setdefault((base, axis), {})
         if positions.tobytes() in known:
             return known[positions.tobytes()]
-        index = self.constants.rewritten(f"{base}.index{axis}", positions.astype(np.int64))
-        self.facts[index] = Fact((len(positions),), np.dtype(np.int64), positions.astype(np.int64))
+        period = self._period(node, value, positions, axis)
+        chosen = positions.astype(np.int64)[: len(positions) if not period else int((positions < period).sum())]
+        index = self.constants.rewritten(f"{base}.index{axis}", chosen)
+        self.facts[index] = Fact((len(chosen),), np.dtype(np.int64), chosen)
         result = known[positions.tobytes()] = f"{base}.part{axis}" + (f".{len(known)}" if known else "")
-        self.emit(self.dialect.pick(self.graph, result, value, index, result, axis), origin)
+        if period:
+            for made in self.dialect.pick_in_turn(self.graph, result, value, index, result, axis, period):
+                self.emit(made, origin)
+        else:
+            self.emit(self.dialect.pick(self.graph, result, value, index, result, axis), origin)
         return result
+
+    def _period(self, node: Node, value: str, positions: Ids, axis: int) -> int:
+        """After how many elements positions along an axis of dynamic size repeat (heads behind a batch); 0 where it is fixed."""
+        known = [facts[value].shape if value in facts else None for facts in (self.flowed.facts, self.flowed.others)]
+        here, there = (shape or () for shape in known)
+        if here[axis : axis + 1] == there[axis : axis + 1]:
+            return 0
+        period = math.gcd(here[axis], there[axis]) if self.facts[value].shape == here else 1
+        first = positions[positions < period]
+        steps = np.arange(0, here[axis], period)
+        if period == 1 or not np.array_equal((steps[:, None] + first).ravel(), positions):
+            raise UnsupportedError(
+                f"{node.title}: a part has some elements of {value!r} along an axis whose size is only known at run time",
+                hint="export the network with fixed sizes",
+            )
+        return period
 
 
 def restricted(labels: Labels, chosen: Selected) -> Ids:

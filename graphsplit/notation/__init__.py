@@ -3,10 +3,10 @@
     Conv   n (g i) *s, (g o) i *k, (g o) -> n (g o) *t   | mix i | set group=g
 
 `line` holds the notation itself (`parse`, and `Rule` with its normal form), `fit` holds what a line says of a node
-whose shapes are known (`bind`).
+whose shapes are known (`bind`, and `shapes` of its results).
 """
 
-from graphsplit.notation.fit import Bound, bind
+from graphsplit.notation.fit import Bound, bind, shapes
 from graphsplit.notation.line import TAGS, Factor, Operand, Rule, parse
 
-__all__ = ["TAGS", "Bound", "Factor", "Operand", "Rule", "bind", "parse"]
+__all__ = ["TAGS", "Bound", "Factor", "Operand", "Rule", "bind", "parse", "shapes"]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from math import prod
 
 from graphsplit.errors import RuleError
 from graphsplit.notation.layout import Axes, Layout, layout_of, misfit, paired
@@ -61,8 +62,10 @@ def bind(
     ranks_in = tuple([None if shape is None else len(shape) for shape in inputs])
     ranks_out = tuple([None if shape is None else len(shape) for shape in outputs])
     counts, lengths = _counts(rule, attributes) if rule.counts else ({}, ())
+    products = {factor: size for factor, size in counts.items() if "*" in factor}
     layout = layout_of(rule, ranks_in, ranks_out, places, lengths)
-    sizes = _solve(rule, layout, inputs, outputs, {**layout.fixed, **counts})
+    fixed = {**layout.fixed, **{factor: size for factor, size in counts.items() if factor not in products}}
+    sizes = _solve(rule, layout, inputs, outputs, fixed, products)
     return Bound(
         rule=rule,
         sizes=sizes,
@@ -73,6 +76,24 @@ def bind(
         stat=_thick(layout.stat, sizes),
         tags=layout.tags,
     )
+
+
+def shapes(
+    rule: Rule, inputs: Sequence[Shape | None], outputs: int, attributes: Mapping[str, object]
+) -> list[Shape | None]:
+    """The shapes that a rule says its results have, None where a result holds what no operand tells. Raises RuleError."""
+    bound = bind(rule, inputs, [None] * outputs, attributes)
+    found: list[Shape | None] = []
+    held = {f.name for o, shape in zip(rule.operands, inputs, strict=False) if shape is not None for f in o.factors}
+    for result in paired(rule, rule.results, [None] * outputs, "output"):
+        axes: list[tuple[str, ...]] = []
+        for axis in result.axes or ():
+            count = sum(name.startswith(f"{axis[0].name}.") for name in bound.sizes) if axis[0].many else 0
+            members = [(f"{axis[0].name}.{i}",) for i in range(count)]
+            axes += members if axis[0].many else [tuple(f.name for f in axis)]
+        known = result.axes is not None and all(f.name in held or f.size is not None for f in result.factors)
+        found.append(tuple(prod(bound.sizes[name] for name in axis) for axis in axes) if known else None)
+    return found
 
 
 def _counts(rule: Rule, attributes: Mapping[str, object]) -> tuple[dict[str, int], tuple[tuple[str, int], ...]]:
@@ -126,14 +147,15 @@ def _solve(
     inputs: Sequence[Shape | None],
     outputs: Sequence[Shape | None],
     fixed: Mapping[str, int],
+    products: Mapping[str, int],
 ) -> dict[str, int]:
-    """The size of every factor: one equation an axis, solved until nothing changes."""
+    """The size of every factor: one equation an axis (and a product `a*b`), solved until nothing changes."""
     sizes: dict[str, int] = {}
-    composites: list[tuple[tuple[str, ...], int]] = []
+    composites = [(tuple(product.split("*")), size, False) for product, size in products.items()]
     for axes, shape in zip(layout.operands, inputs, strict=True):
         for axis, dim in zip(axes, shape, strict=True) if axes is not None and shape is not None else ():
             if len(axis) > 1:
-                composites.append((axis, dim))
+                composites.append((axis, dim, True))
                 continue
             known = sizes.get(axis[0], 1)
             if known == 1:
@@ -146,19 +168,19 @@ def _solve(
     for axes, shape in zip(layout.results, outputs, strict=True):
         for axis, dim in zip(axes, shape, strict=True) if axes is not None and shape is not None else ():
             if len(axis) > 1:
-                composites.append((axis, dim))
+                composites.append((axis, dim, False))
             elif sizes.setdefault(axis[0], dim) != dim:
                 misfit(rule, f"the sizes of {axis[0]} disagree: {sizes[axis[0]]} and {dim} in the result")
     while composites:
-        waiting = [(axis, dim) for axis, dim in composites if not _factored(rule, axis, dim, sizes)]
+        waiting = [entry for entry in composites if not _factored(rule, *entry, sizes)]
         if len(waiting) == len(composites):
-            axis, dim = waiting[0]
+            axis, dim, _ = waiting[0]
             misfit(rule, f"the size {dim} of ({' '.join(axis)}) does not tell the sizes of its factors")
         composites = waiting
     return sizes
 
 
-def _factored(rule: Rule, axis: tuple[str, ...], dim: int, sizes: dict[str, int]) -> bool:
+def _factored(rule: Rule, axis: tuple[str, ...], dim: int, broadcasts: bool, sizes: dict[str, int]) -> bool:
     """Whether the sizes of all factors of a composite axis are known, now that the axis has size `dim`."""
     known, unknown = 1, []
     for name in axis:
@@ -167,12 +189,12 @@ def _factored(rule: Rule, axis: tuple[str, ...], dim: int, sizes: dict[str, int]
         else:
             unknown.append(name)
     if not unknown:
-        if known != dim:
+        if known != dim and not (broadcasts and dim == 1):
             misfit(rule, f"the factors of ({' '.join(axis)}) make {known}, the axis has size {dim}")
         return True
     if known == dim != 0 or dim == 1:
         sizes.update(dict.fromkeys(unknown, 1))
-        return _factored(rule, axis, dim, sizes)
+        return _factored(rule, axis, dim, broadcasts, sizes)
     if len(unknown) > 1:
         return False
     if not known or dim % known:

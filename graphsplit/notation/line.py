@@ -26,10 +26,11 @@ ELLIPSIS = "..."
 _KEY = re.compile(r"(?:([A-Za-z][\w.]*)::)?([A-Za-z_][\w.]*)(?:@(\d+))?(\[[^\]]*\])?(?=[\s|]|$)")
 _GUARD = re.compile(r"\s*([A-Za-z_]\w*)=([\w.-]+)\s*")
 _FACTOR = re.compile(r"[A-Za-z]\w*|[1-9]\d*(?!\w)")
-_NAME = re.compile(r"\.\.\.|[A-Za-z]\w*")
+_NAME = re.compile(r"\.\.\.|[A-Za-z]\w*|[1-9]\d*")
 _PLACE = re.compile(r"(\.\.\.|[A-Za-z]\w*)=([A-Za-z_]\w*):(-?\d+)")
 _COUNT = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*)")
-_FLAGS = ("sum", "move", "reduce", "equation", "opaque", "draws")
+_SIZE = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*(?:\*[A-Za-z]\w*)*)")
+_FLAGS = ("sum", "move", "reduce", "equation", "opaque", "draws", "window")
 _QUALIFIERS = ("mix", "whole", "stat", *_FLAGS, "at", "set", "back", "refuse")
 _NEEDS_NO_AXES = ("move", "reduce", "equation", "opaque", "draws", "refuse")
 
@@ -89,6 +90,7 @@ class Rule:
     opaque: bool = False
     additive: bool = False
     draws: bool = False
+    window: bool = False
     refuse: str = ""
     at: tuple[tuple[str, str, int], ...] = ()
     counts: tuple[tuple[str, str], ...] = ()
@@ -107,9 +109,9 @@ class Rule:
         return frozenset(f.name for o in (*self.operands, *self.results) for f in o.factors if f.many)
 
     def holds(self, attributes: Mapping[str, object]) -> bool:
-        """Whether a node with these attributes (defaults filled in) is one that the guard lets through."""
+        """Whether a node with these attributes (defaults filled in) is one that the guard lets through; `none`: without it."""
         for name, wanted in self.guard:
-            value = attributes.get(name)
+            value = attributes.get(name, "none")
             if (value.decode() if isinstance(value, bytes) else value) != wanted:
                 return False
         return True
@@ -134,7 +136,7 @@ def _print(rule: Rule) -> str:
     for word, names in (("mix", rule.mix), ("whole", rule.whole), ("stat", rule.stat)):
         if names:
             text += f" | {word} {' '.join(name for name in order if name in names)}"
-    flags = (rule.additive, rule.move, rule.reduce, rule.equation, rule.opaque, rule.draws)
+    flags = (rule.additive, rule.move, rule.reduce, rule.equation, rule.opaque, rule.draws, rule.window)
     text += "".join(f" | {word}" for word, held in zip(_FLAGS, flags, strict=True) if held)
     if rule.at:
         text += " | at " + " ".join(f"{factor}={attribute}:{default}" for factor, attribute, default in rule.at)
@@ -346,12 +348,13 @@ class _Check:
         return tuple(found)
 
     def sizes(self, span: Span | None) -> tuple[tuple[str, str], ...]:
-        """The entries behind `set`: each an attribute and the factor whose size it holds (of a bundle: the sizes)."""
+        """The entries behind `set`: an attribute and the factor whose size it holds (of a bundle: the sizes), or `a*b`."""
         expected = "expected attribute=factor, the factor a letter or a bundle of the line"
         found = []
-        for begin, match in self._words(span, _COUNT, expected):
-            factor = self.read.get(match[2], self.made.get(match[2]))
-            if factor is None or factor.name == ELLIPSIS:
+        for begin, match in self._words(span, _SIZE, expected):
+            names = match[2].split("*")
+            factors = [self.read.get(name, self.made.get(name)) for name in names]
+            if any(f is None or (f.many and len(names) > 1) for f in factors):
                 _fail(self.line, begin, expected, match.end())
             found.append((match[1], match[2]))
         return tuple(found)

@@ -125,18 +125,19 @@ def _layers(flowed: Flowed) -> tuple[Layer, ...]:
 def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
     """Matrices of labels out of whose rows every part must take as many elements, each once."""
     found: dict[bytes, tuple[int, Ids]] = {}
-    candidates = list(flowed.rows)
+    candidates = [(node, matrix, True) for node, matrix in flowed.rows]
     for name, labels in flowed.labels.items():
         varying = labels.varying
         if len(varying) > 1 and name in flowed.graph.producers and _splits_an_axis(flowed, name):
             core = labels.core
             rows = core.shape[varying[0]]
-            candidates.append((flowed.graph.producers[name], np.moveaxis(core, varying[0], 0).reshape(rows, -1)))
-    for node, matrix in candidates:
+            candidates.append((flowed.graph.producers[name], np.moveaxis(core, varying[0], 0).reshape(rows, -1), False))
+    for node, matrix, asked in candidates:
         bound = flowed.last.bounds.get(node)
-        whole_rows = (bound is None or not bound.mix) and (
-            matrix == matrix[:, :1]
-        ).all()  # a kept group needs some of each
+        kept = (
+            asked and bound is not None and bool(bound.mix)
+        )  # a kept group needs some of each, also if it is one atom
+        whole_rows = not kept and (matrix == matrix[:, :1]).all()
         if whole_rows or (matrix == matrix[:1]).all() or not (matrix > 0).any():
             continue
         found.setdefault(np.sort(matrix, axis=1).tobytes(), (node, matrix))

@@ -42,7 +42,13 @@ def multiply_adds(graph: Graph, dialect: Dialect, facts: Facts) -> list[int]:
 
 
 def bound_of(node: Node, rules: Sequence[Rule], dialect: Dialect, facts: Facts) -> Bound | None:
-    """The first of a node's rules that fits its shapes, None where none does."""
+    """The first of a node's rules that fits its shapes, None where none does, or the one that does refuses."""
+    bound = fitting(node, rules, dialect, facts)
+    return None if bound is None or bound.rule.refuse else bound
+
+
+def fitting(node: Node, rules: Sequence[Rule], dialect: Dialect, facts: Facts) -> Bound | None:
+    """The first of a node's rules that fits its shapes, whatever it says, None where none does."""
     inputs = [facts[name].shape if name in facts else None for name in node.inputs]
     outputs = [facts[name].shape if name in facts else None for name in node.outputs]
     if (
@@ -56,8 +62,6 @@ def bound_of(node: Node, rules: Sequence[Rule], dialect: Dialect, facts: Facts) 
         if name and operand_tag(rules[0], position) == "axes" and facts[name].data is not None:
             attributes["axes"] = tuple(int(a) for a in np.ravel(facts[name].data))  # type: ignore[arg-type]
     for rule in rules:
-        if rule.refuse:
-            return None
         try:
             return bind(rule, inputs, outputs, attributes)
         except RuleError:
@@ -72,6 +76,7 @@ def work(bound: Bound) -> int:
     matrix product n · i · o. A window that slides (a factor of the result that no operand has: `*t` of a convolution)
     meets each of the kernel's elements (`*k`) once for each position of the result or of the input (`*s`), whichever
     are fewer: a convolution counts its results, a transposed one its inputs. The border that a padding adds is counted.
+    What a recurrent layer feeds back is contracted once more.
     """
     holders = _holders(bound)
     if len(holders) < 2:
@@ -87,6 +92,15 @@ def work(bound: Bound) -> int:
             sizes = {role: _size(bound, letter, place) for role, letter in here.items()}
             windows = [size for role, size in sizes.items() if role != "kernel"]
             total *= sizes.get("kernel", 1) * min(windows, default=1)
+    return total + _fed_back(bound, results)
+
+
+def _fed_back(bound: Bound, results: set[str]) -> int:
+    """The multiply-adds of recurrent weights: each step's results are contracted with them."""
+    total = 0
+    for letter, _ in bound.rule.back:
+        operands = [names for names in (_names(axes or ()) for axes in bound.operands) if letter in names]
+        total += sum(prod(bound.sizes[name] for name in results | names) for names in operands)
     return total
 
 

@@ -21,7 +21,7 @@ from graphsplit.report.content import (
     Refusal,
     Size,
 )
-from graphsplit.report.count import ReportDialect, multiply_adds
+from graphsplit.report.count import ReportDialect, fitting, multiply_adds
 from graphsplit.report.facts import constant_facts, inspect, network_facts
 from graphsplit.report.modes import shown, without_twins
 from graphsplit.report.reasons import node_name
@@ -45,18 +45,23 @@ def inspect_graph(
         ),
         constants=constant_facts(graph, trained),
         dynamic=_dynamic(graph, sizes),
-        refused=tuple(refused_nodes(graph, dialect)),
+        refused=tuple(refused_nodes(graph, dialect, facts)),
     )
 
 
-def refused_nodes(graph: Graph, dialect: ReportDialect) -> list[Refusal]:
-    """Every node without a rule, with one that says no, or with a sub-graph."""
+def refused_nodes(graph: Graph, dialect: ReportDialect, facts: Facts | None = None) -> list[Refusal]:
+    """Every node without a rule, with one that says no (to its shapes, where `facts` tell them), or with a sub-graph."""
     found = []
     for node in (graph.nodes[i] for i in shown(graph, range(len(graph.nodes)))):
         try:
             refuse_unknown(node, dialect.lookup(node))
         except GraphsplitError as error:
             found.append(Refusal(node_name(node), node.title, error.message, error.hint))
+            continue
+        rules = dialect.lookup(node)
+        bound = fitting(node, rules, dialect, facts) if facts and any(rule.refuse for rule in rules) else None
+        if bound is not None and bound.rule.refuse:
+            found.append(Refusal(node_name(node), node.title, f"{node.title}: {bound.rule.refuse}", ""))
     return found
 
 

@@ -30,6 +30,7 @@ aten::mm                   m i, i o -> m o | mix i
 aten::bmm                  b m i, b i o -> b m o | mix i
 aten::mv                   m i, i -> m | mix i
 aten::dot                  i, i -> () | mix i
+aten::vdot                 i, i -> () | mix i
 aten::outer                m, o -> m o
 aten::addmm                o, m i, i o -> m o | mix i
 aten::addmm                m o, m i, i o -> m o | mix i
@@ -39,7 +40,9 @@ aten::baddbmm              b m o, b m i, b i o -> b m o | mix i
 aten::baddbmm              ..., b m i, b i o -> b m o | mix i
 aten::einsum               _+ -> _ | equation
 aten::scaled_dot_product_attention  ... q d, ... s d, ... s e, ... q s -> ... q e | whole s d
-aten::scaled_dot_product_attention[enable_gqa=1]  | refuse it repeats key and value heads inside; repeat them before it
+aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, n (g r) q s -> n (g r) q e | whole s d
+aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, n 1 q s -> n (g r) q e | whole s d
+aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, q s -> n (g r) q e | whole s d
 aten::_native_multi_head_attention  | refuse its projections lie inside it; export it in training mode
 aten::_transformer_encoder_layer_fwd  | refuse the whole layer is one op; export it in training mode
 aten::cdist                ... m d, ... n d -> ... m n | whole d
@@ -70,9 +73,20 @@ aten::sort                 *a c *b -> *a c *b, *a c *b | stat c | at c=dim:-1
 aten::argsort              *a c *b -> *a c *b | stat c | at c=dim:-1
 aten::topk                 *a c *b -> *a k *b, *a k *b | stat c | at c=dim:-1
 aten::kthvalue             _ -> _, _ | opaque
+aten::fft_fft              *a c *b -> *a c *b | stat c | at c=dim:-1
+aten::fft_fft              *a c *b -> *a k *b | stat c | at c=dim:-1
+aten::fft_ifft             *a c *b -> *a c *b | stat c | at c=dim:-1
+aten::fft_ifft             *a c *b -> *a k *b | stat c | at c=dim:-1
+aten::fft_rfft             *a c *b -> *a k *b | stat c | at c=dim:-1
+aten::fft_irfft            *a c *b -> *a k *b | stat c | at c=dim:-1
 aten::glu[dim=-1]          ... (h c) -> ... c | whole h
 aten::glu[dim=1]           n (h c) *s -> n c *s | whole h
-aten::_weight_norm         _, _ -> _ | opaque
+aten::_weight_norm[dim=0]  o *s, o *one -> o *s | stat s
+aten::_weight_norm[dim=1]  i o *s, first o *one -> i o *s | stat i s
+aten::_weight_norm         ..., ... -> ... | stat ...
+aten::_weight_norm_interface[dim=0]  o *s, o *one -> o *s, o *one | stat s
+aten::_weight_norm_interface[dim=1]  i o *s, first o *one -> i o *s, first o *one | stat i s
+aten::_weight_norm_interface  ..., ... -> ..., _ | stat ...
 aten::_weight_norm_interface  _, _ -> _, _ | opaque
 
 # pools and resampling; the indices of a max pool count within each plane
@@ -80,9 +94,13 @@ aten::adaptive_avg_pool1d  n c x -> n c u
 aten::adaptive_avg_pool1d  c x -> c u
 aten::adaptive_max_pool1d  n c x -> n c u, n c u
 aten::adaptive_max_pool1d  c x -> c u, c u
+aten::avg_pool1d[every=1]  n c x -> n c u | window
 aten::avg_pool1d           n c x -> n c u
+aten::avg_pool1d[every=1]  c x -> c u | window
 aten::avg_pool1d           c x -> c u
+aten::max_pool1d[every=1]  n c x -> n c u | window
 aten::max_pool1d           n c x -> n c u
+aten::max_pool1d[every=1]  c x -> c u | window
 aten::max_pool1d           c x -> c u
 aten::max_pool1d_with_indices n c x -> n c u, n c u
 aten::max_pool1d_with_indices c x -> c u, c u
@@ -92,9 +110,13 @@ aten::_adaptive_avg_pool2d n c y x -> n c v u
 aten::_adaptive_avg_pool2d c y x -> c v u
 aten::adaptive_max_pool2d  n c y x -> n c v u, n c v u
 aten::adaptive_max_pool2d  c y x -> c v u, c v u
+aten::avg_pool2d[every=1]  n c y x -> n c v u | window
 aten::avg_pool2d           n c y x -> n c v u
+aten::avg_pool2d[every=1]  c y x -> c v u | window
 aten::avg_pool2d           c y x -> c v u
+aten::max_pool2d[every=1]  n c y x -> n c v u | window
 aten::max_pool2d           n c y x -> n c v u
+aten::max_pool2d[every=1]  c y x -> c v u | window
 aten::max_pool2d           c y x -> c v u
 aten::max_pool2d_with_indices n c y x -> n c v u, n c v u
 aten::max_pool2d_with_indices c y x -> c v u, c v u
@@ -104,9 +126,13 @@ aten::_adaptive_avg_pool3d n c z y x -> n c t v u
 aten::_adaptive_avg_pool3d c z y x -> c t v u
 aten::adaptive_max_pool3d  n c z y x -> n c t v u, n c t v u
 aten::adaptive_max_pool3d  c z y x -> c t v u, c t v u
+aten::avg_pool3d[every=1]  n c z y x -> n c t v u | window
 aten::avg_pool3d           n c z y x -> n c t v u
+aten::avg_pool3d[every=1]  c z y x -> c t v u | window
 aten::avg_pool3d           c z y x -> c t v u
+aten::max_pool3d[every=1]  n c z y x -> n c t v u | window
 aten::max_pool3d           n c z y x -> n c t v u
+aten::max_pool3d[every=1]  c z y x -> c t v u | window
 aten::max_pool3d           c z y x -> c t v u
 aten::max_pool3d_with_indices n c z y x -> n c t v u, n c t v u
 aten::max_pool3d_with_indices c z y x -> c t v u, c t v u
@@ -170,12 +196,16 @@ aten::bincount             _, _ -> _ | opaque
 aten::bucketize            _, _ -> _ | opaque
 aten::cross_entropy_loss   _, _, _ -> _ | opaque
 aten::det                  _ -> _ | opaque
-aten::fft_fft              _ -> _ | opaque
+aten::diff                 _, _, _ -> _ | opaque
 aten::fft_fft2             _ -> _ | opaque
-aten::fft_irfft            _ -> _ | opaque
+aten::fft_fftn             _ -> _ | opaque
+aten::fft_ifft2            _ -> _ | opaque
+aten::fft_ifftn            _ -> _ | opaque
 aten::fft_irfft2           _ -> _ | opaque
-aten::fft_rfft             _ -> _ | opaque
+aten::fft_irfftn           _ -> _ | opaque
 aten::fft_rfft2            _ -> _ | opaque
+aten::fft_rfftn            _ -> _ | opaque
+aten::histc                _ -> _ | opaque
 aten::index_add            _, #, _ -> _ | opaque
 aten::index_put            _+ -> _ | opaque
 aten::linalg_inv           _ -> _ | opaque

@@ -25,11 +25,11 @@ aten::flatten              _ -> _ | move
 aten::movedim              _ -> _ | move
 aten::moveaxis             _ -> _ | move
 aten::mT                   _ -> _ | move
+aten::matrix_H             _ -> _ | move
 aten::numpy_T              _ -> _ | move
 aten::permute              _ -> _ | move
 aten::permute_copy         _ -> _ | move
 aten::reshape              _ -> _ | move
-aten::reshape_as           | refuse it reads a shape off another value; write it with reshape
 aten::squeeze              _ -> _ | move
 aten::swapaxes             _ -> _ | move
 aten::swapdims             _ -> _ | move
@@ -40,11 +40,10 @@ aten::unsqueeze            _ -> _ | move
 aten::view                 _ -> _ | move
 aten::view_copy            _ -> _ | move
 aten::_unsafe_view         _ -> _ | move
-aten::view_as              | refuse it reads a shape off another value; write it with view
 aten::view.dtype           | refuse it reads the bits of its elements as another type
 aten::as_strided           | refuse it looks at memory, not at axes; write it with view, permute and slices
-aten::view_as_complex      _ -> _ | opaque
-aten::view_as_real         _ -> _ | opaque
+aten::view_as_complex      *a c -> *a | whole c
+aten::view_as_real         *a -> *a c
 
 # pieces
 aten::cat                  _+ -> _ | move
@@ -82,8 +81,10 @@ aten::col2im               n (c k) l -> n c s t
 # order
 aten::channel_shuffle      _ -> _ | move
 aten::flip                 _ -> _ | move
-aten::gather               _, #index -> _ | move
+aten::gather               *a v *b, *a n *b -> *a n *b | whole v | at v=dim:0
 aten::index[operands=2]    v *b, #index -> *n *b | stat v | move
+aten::index[operands=3,axis=0]  v w *b, #index, #index -> *n *b | stat v w | move
+aten::index[operands=3,axis=1]  u v *b, #index, #index -> u *n *b | stat v | move
 aten::index                _, #index+ -> _ | move
 aten::index_select         *a v *b, #index -> *a n *b | stat v | move | at v=dim:0
 aten::embedding            v d, #index -> *n d | stat v | move

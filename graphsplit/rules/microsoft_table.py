@@ -25,40 +25,22 @@ com.microsoft::Trilu                        _, # -> _ | move
 SimplifiedLayerNormalization                *a *c, *c -> *a *c, *a *u | stat c | at c=axis:-1
 com.microsoft::SimplifiedLayerNormalization *a *c, *c -> *a *c, *a *u | stat c | at c=axis:-1
 
-# fused or quantised by onnxruntime
-com.microsoft::FusedConv                    | refuse a layer with its activation in it; save the model unoptimised
-com.microsoft::FusedGemm                    | refuse a layer with its activation in it; save the model unoptimised
-com.microsoft::FusedMatMulActivation        | refuse a layer with its activation in it; save the model unoptimised
-com.microsoft::DequantizeLinear             | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::DynamicQuantizeLSTM          | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::DynamicQuantizeMatMul        | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::MatMulInteger16              | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::MatMulIntegerToFloat         | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::MatMulBnb4                   | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::MatMulFpQ4                   | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::MatMulNBits                  | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QAttention                   | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QEmbedLayerNormalization     | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QGemm                        | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearAdd                   | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearAveragePool           | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearConcat                | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearConv                  | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearGlobalAveragePool     | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearLeakyRelu             | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearMul                   | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearReduceMean            | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearSigmoid               | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearSoftmax               | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QLinearWhere                 | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QOrderedMatMul               | refuse quantised; split the float model, and quantise what is merged
-com.microsoft::QuantizeLinear               | refuse quantised; split the float model, and quantise what is merged
-com.microsoft.nchwc::AveragePool            | refuse its channels are in blocks; save the model unoptimised
-com.microsoft.nchwc::Conv                   | refuse its channels are in blocks; save the model unoptimised
-com.microsoft.nchwc::GlobalAveragePool      | refuse its channels are in blocks; save the model unoptimised
-com.microsoft.nchwc::GlobalMaxPool          | refuse its channels are in blocks; save the model unoptimised
-com.microsoft.nchwc::MaxPool                | refuse its channels are in blocks; save the model unoptimised
-com.microsoft.nchwc::ReorderInput           | refuse its channels are in blocks; save the model unoptimised
-com.microsoft.nchwc::ReorderOutput          | refuse its channels are in blocks; save the model unoptimised
-com.microsoft.nchwc::Upsample               | refuse its channels are in blocks; save the model unoptimised
+# attention: heads are the vertices; the operands written () are caches and states, given ones fit the last line only
+com.microsoft::Attention[qkv_hidden_sizes=none]  b s i, i (3 h d), (3 h d), *m, (), b h s t, () -> b s (h d), 2 b h t d | mix i | whole d | stat s | set num_heads=h
+com.microsoft::Attention                    | refuse it reads a cache, or has heads of several sizes; save the model unoptimised
+com.microsoft::MultiHeadAttention           b s (h d), b t (h d), b t (h d), (3 h d), *m, b h s t, (), (), (), () -> b s (h d), b h t d, b h t d, b h s t | whole s d t | set num_heads=h
+com.microsoft::MultiHeadAttention           b s (h d), b t (h d), b t (h e), (), *m, b h s t, (), (), (), () -> b s (h e), b h t d, b h t e, b h s t | whole s d t e | set num_heads=h
+com.microsoft::MultiHeadAttention           b s (h d), b h t d, b h t e, (), *m, b h s t, (), (), (), () -> b s (h e), b h t d, b h t e, b h s t | whole s d t e | set num_heads=h
+com.microsoft::MultiHeadAttention           | refuse it reads a cache, or packed operands; save the model unoptimised
+com.microsoft::GroupQueryAttention          b s (g r d), b s (g d), b s (g d), (), (), b, (), p c, p c, b s, b (g r) s t, (g r), (), (), d, d -> b s (g r d), b g u d, b g u d, b (g r) s t | whole s d | set num_heads=g*r kv_num_heads=g
+com.microsoft::GroupQueryAttention          | refuse it reads a cache of keys and values, or packed operands; export the model without a cache
+com.microsoft::RotaryEmbedding              b h s d, b s, p r, p r -> b h s d | whole d
+com.microsoft::RotaryEmbedding[num_heads=none]  b s (h 2 r), b s, p r, p r -> b s (h 2 r) | whole 2 r
+com.microsoft::RotaryEmbedding[num_heads=0]  b s (h 2 r), b s, p r, p r -> b s (h 2 r) | whole 2 r
+com.microsoft::RotaryEmbedding              b s (h d), b s, p r, p r -> b s (h d) | whole d | set num_heads=h
+com.microsoft::RotaryEmbedding              b h s d, o, p r, p r -> b h s d | whole s d
+com.microsoft::RotaryEmbedding[num_heads=none]  b s (h 2 r), o, p r, p r -> b s (h 2 r) | whole s 2 r
+com.microsoft::RotaryEmbedding[num_heads=0]  b s (h 2 r), o, p r, p r -> b s (h 2 r) | whole s 2 r
+com.microsoft::RotaryEmbedding              b s (h d), o, p r, p r -> b s (h d) | whole s d | set num_heads=h
+com.microsoft::EmbedLayerNormalization      b s, b s, v c, p c, k c, c, c, b s, b s -> b s c, b, b s c | whole s | stat c
 """

@@ -66,13 +66,16 @@ Softmax               *a *c -> *a *c | stat c | at c=axis:1
 Softmax@13            *a c *b -> *a c *b | stat c | at c=axis:-1
 
 # pools and resampling; the indices of MaxPool count over all channels: only MaxUnpool reads them rightly
+AveragePool[every=1]  n c *s -> n c *t | window
 AveragePool           n c *s -> n c *t
 Col2Im                n (c k) l, #, # -> n c *t
 GlobalAveragePool     n c *s -> n c *t
 GlobalLpPool          n c *s -> n c *t
 GlobalMaxPool         n c *s -> n c *t
 GridSample            n c *s, n *t d -> n c *t | whole d
+LpPool[every=1]       n c *s -> n c *t | window
 LpPool                n c *s -> n c *t
+MaxPool[every=1]      n c *s -> n c *t, _ | window
 MaxPool               n c *s -> n c *t, _
 MaxRoiPool            n c *s, r d -> r c *t | whole d
 MaxUnpool             n c *s, n c *s, #shape -> n c *t
@@ -82,16 +85,11 @@ RoiAlign              n c *s, r d, r -> r c *t | whole d
 Upsample              n c *s -> n c *t
 Upsample@9            n c *s, # -> n c *t
 
-# sequences and positions
+# sequences
 CumProd               *a c *b, #axes -> *a c *b | stat c | at c=axes:0
 CumSum                *a c *b, #axes -> *a c *b | stat c | at c=axes:0
 ReverseSequence[batch_axis=0,time_axis=1]  n t *s, n -> n t *s | whole t
 ReverseSequence[batch_axis=1,time_axis=0]  t n *s, n -> t n *s | whole t
-RotaryEmbedding       b h s d, p r, p r, b s -> b h s d | whole d
-RotaryEmbedding       b h s d, b s r, b s r -> b h s d | whole d
-RotaryEmbedding       b s (h d), p r, p r, b s -> b s (h d) | whole d | set num_heads=h
-RotaryEmbedding       b s (h d), b s r, b s r -> b s (h d) | whole d | set num_heads=h
-TensorScatter         n *a t *b, n *a w *b, n -> n *a t *b | whole t w | at t=axis:-2 w=axis:-2
 
 # statistics
 ArgMax                _ -> _ | reduce

@@ -159,6 +159,9 @@ def _layers(opened: Opened) -> list[str]:
 def kinds(entry: ParameterEntry, groups: Sequence[Group]) -> Kinds:
     """What becomes of every element of a parameter, read off the manifest element by element: owned, output, …, cut."""
     shape = entry.shape
+    if not shape:  # one number has no axis that could say it: the counts do
+        scalar = {"duplicated": DUPLICATED, "output": OUTPUTS}.get(entry.role, UNUSED)
+        return np.full((), scalar, np.int8)
     vectors: list[npt.NDArray[np.int32]] = []
     for axis, number in enumerate(entry.axes):
         if number is not None:

@@ -24,11 +24,9 @@ SPLITS: tuple[Split, ...] = (2, 3, 4, "uneven")
 SEEDS = range(60)
 MORE_SEEDS = range(2000)
 
-_NO_WEIGHT = "no hidden layer that can be divided"
+_NOTHING = "no hidden layer that can be divided"
 _UNEQUAL = "no whole numbers satisfy the equal counts"
 REFUSALS: Mapping[tuple[str, Split], str] = {
-    # a weight's norm runs over inputs that a part has only some of
-    **{(name, k): _NO_WEIGHT for name in ("weight_norm", "weight_standardisation") for k in SPLITS},
     # channel shuffles whose groups K equals or doesn't divide
     **{("shufflenet_v1_g4", k): _UNEQUAL for k in SPLITS},
     **{("shufflenet_v1_g3", k): _UNEQUAL for k in (3, 4, "uneven")},
@@ -41,7 +39,7 @@ SEEDS_REFUSED: Mapping[int, str] = {2: "equal counts of Conv '/conv24/Conv'", 7:
 
 REASONS = (
     _UNEQUAL,
-    _NO_WEIGHT,
+    _NOTHING,
     "has fewer vertices than there are parts",
     "is wanted",
     "its movement of elements cannot be followed",

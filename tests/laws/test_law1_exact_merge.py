@@ -21,6 +21,7 @@ from graphsplit.merging import merge
 from tests.laws.cases import ALL, MORE_SEEDS, REASONS, REFUSALS, SEEDS, SEEDS_REFUSED, Made, Split, make_seed, splits
 from tests.laws.check import Array, Case, Runner, exact_merge, narrowness, planned_inputs, refusal, trained, valid_parts
 from tests.networks import REFUSED
+from tests.networks.attention import group_norm_18
 from tests.networks.builder import Net
 from tests.networks.generate import networks
 
@@ -92,6 +93,20 @@ def test_scaled_behind_the_output_layer(tmp_path: Path, name: str) -> None:
     case = trained(ALL[name](), 3, tmp_path)
     merge(case.split.folder, out=case.merged, output_scale="activation", force=True)
     assert_exact(case)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("k", [2, 3])
+def test_group_norm_of_opset_18(tmp_path: Path, groups: int, k: int) -> None:
+    """The networks' own tests can't hold it: the checker calls the version deprecated."""
+    assert_exact(trained(group_norm_18(groups), k, tmp_path))
+
+
+def test_outputs_without_an_output_layer_as_means(tmp_path: Path) -> None:
+    """Every part then has the features whole; where nothing else is left to divide, that is refused by name."""
+    assert_exact(trained(ALL["token_backbone"](), 2, tmp_path / "tokens", outputs="mean"))
+    with pytest.raises(GraphsplitError, match="is an output that hidden layers read too"):
+        trained(ALL["backbone"](), 2, tmp_path / "backbone", outputs="mean")
 
 
 def test_parts_differ(made: Made) -> None:

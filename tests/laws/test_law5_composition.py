@@ -23,7 +23,7 @@ REASONS = ("no whole numbers satisfy the equal counts", "no hidden layer", "are 
 TOO_NARROW = {"shufflenet_v1_g3"}
 """Networks of which a sub-model is refused: too few filters are left in its groups."""
 
-SEVERAL_AXES = {"mixer"}
+SEVERAL_AXES = {"multi_query", "rotary_steps"}
 """Networks whose inner split divides a value along another axis than the outer one, which the merge refuses."""
 
 
