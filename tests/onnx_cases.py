@@ -15,6 +15,7 @@ from onnx.backend.test.case.node import collect_testcases
 from onnx.reference import ReferenceEvaluator
 
 from graphsplit.errors import RuleError
+from graphsplit.formats.onnx_dialect import with_steps
 from graphsplit.notation import Bound, Rule, bind
 from graphsplit.rules import registry
 
@@ -60,6 +61,7 @@ def _case(name: str, model: onnx.ModelProto | None, data_sets: object) -> Case |
     listed = schema.attributes.items() if schema is not None else ()
     attributes = {n: read(a.default_value) for n, a in listed if a.default_value.name}
     attributes |= {a.name: read(a) for a in node.attribute}
+    attributes = dict(with_steps(attributes))
     inputs, outputs = data_sets[0]  # type: ignore[index]
     values = dict(zip((v.name for v in model.graph.input), inputs, strict=False))
     values |= zip((v.name for v in model.graph.output), outputs, strict=False)

@@ -21,6 +21,7 @@ WITHOUT_EXAMPLE = {
     "RotaryEmbedding b s (h d), b s r, b s r": "as with heads of their own, which has one",
     "[num_heads=0]": "the same as without the attribute",
     "BiasAdd": "runs on a GPU only",
+    "LpPool n": "with strides: as AveragePool",
     "com.microsoft::SimplifiedLayerNormalization": "as in ONNX's own domain, where onnxruntime runs it",
     "PRelu n c *s, c -> n c *s": "up to opset 6, as above",
 }

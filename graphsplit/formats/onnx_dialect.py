@@ -18,6 +18,14 @@ ATTRIBUTE = {"shape": "shape", "sizes": "split", "starts": "starts", "ends": "en
 """Where an older version of an op keeps an argument: the attribute's name for each tag."""
 
 
+def with_steps(attributes: Mapping[str, object]) -> Mapping[str, object]:
+    """The attributes of an op with windows, with how far apart these are (`every`) if that is one number along all axes."""
+    if "kernel_shape" not in attributes:
+        return attributes
+    steps = {int(step) for step in np.ravel(np.asarray(attributes.get("strides") or 1))}
+    return {**attributes, "every": steps.pop() if len(steps) == 1 else None}
+
+
 class OnnxDialect:
     """ONNX operators, with the project's rules and a user's."""
 
@@ -38,11 +46,7 @@ class OnnxDialect:
 
     def attributes(self, node: Node) -> Mapping[str, object]:
         """The node's attributes with the operator's defaults, and how far apart windows are (`every`), if that is one number."""
-        found = onnx_eval.attributes_with_defaults(node)
-        if "kernel_shape" not in found:
-            return found
-        steps = {int(step) for step in np.ravel(found.get("strides") or 1)}
-        return {**found, "every": steps.pop() if len(steps) == 1 else None}
+        return with_steps(onnx_eval.attributes_with_defaults(node))
 
     def argument(self, node: Node, tag: str, known: Callable[[str], Fact | None]) -> Array | None:
         """An argument that an older version of an op holds in an attribute; None where it holds none."""
