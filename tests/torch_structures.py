@@ -1,0 +1,323 @@
+"""The structures that networks are made of today, each in a module as small as it gets, with what it is called with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+Case = tuple[Callable[[], nn.Module], tuple[Any, ...], float]
+TOKENS, IMAGES, WORDS = torch.randn(2, 6, 5), torch.randn(2, 3, 8, 8), torch.randint(0, 11, (2, 6))
+D, HEADS, SIZE = 16, 4, 4
+
+
+class Block(nn.Module):
+    """A first layer, what is being looked at, and an output layer, over tokens."""
+
+    def __init__(self, inner: nn.Module, width: int = D) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(5, width), inner, nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(x + self.inner(x))
+
+
+class Planes(nn.Module):
+    """The same over images."""
+
+    def __init__(self, inner: nn.Module, width: int = 12, back: int | None = None) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(3, width, 3, padding=1), inner
+        self.last = nn.Conv2d(back or width, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.inner(self.first(x))))
+
+
+class Attention(nn.Module):
+    """Attention, its projections and positions in one of the usual ways."""
+
+    def __init__(self, layout: str = "separate", heads: int = HEADS, few: int = HEADS, how: str = "fused") -> None:
+        super().__init__()
+        self.layout, self.heads, self.few, self.how = layout, heads, few, how
+        width = heads * SIZE
+        if layout == "separate":
+            self.q, self.k, self.v = nn.Linear(D, width), nn.Linear(D, few * SIZE), nn.Linear(D, few * SIZE)
+        else:
+            self.qkv = nn.Linear(D, 3 * width)
+        self.out = nn.Linear(width, D)
+        self.norms = nn.ModuleList([nn.RMSNorm(SIZE), nn.RMSNorm(SIZE)]) if how == "normed" else None
+        self.table = nn.Parameter(torch.randn(11, heads)) if how == "table" else None
+
+    def projected(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, s, _ = x.shape
+        if self.layout == "separate":
+            q, k, v = self.q(x), self.k(memory), self.v(memory)
+            return tuple(y.unflatten(-1, (-1, SIZE)).transpose(1, 2) for y in (q, k, v))  # type: ignore[return-value]
+        if self.layout == "3hd":
+            q, k, v = self.qkv(x).reshape(b, s, 3, self.heads, SIZE).permute(2, 0, 3, 1, 4).unbind(0)
+        elif self.layout == "h3d":
+            q, k, v = self.qkv(x).reshape(b, s, self.heads, 3 * SIZE).transpose(1, 2).chunk(3, -1)
+        else:
+            q, k, v = (y.view(b, s, self.heads, SIZE).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
+        return q, k, v
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        q, k, v = self.projected(x, x if memory is None else memory)
+        b, _, s, _ = q.shape
+        if self.norms is not None:
+            q, k = self.norms[0](q), self.norms[1](k)
+        if self.how.startswith("rotary"):
+            q, k = rotated(q, self.how), rotated(k, self.how)
+        if self.few < self.heads and self.how == "repeated":
+            k, v = (y[:, :, None].expand(b, self.few, self.heads // self.few, s, SIZE).flatten(1, 2) for y in (k, v))
+        if self.how == "inside":
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        elif self.how == "decomposed" or self.few < self.heads:
+            scores = q @ k.transpose(-1, -2) / math.sqrt(SIZE)
+            y = scores.masked_fill(torch.ones(s, s).triu(1).bool(), -1e9).softmax(-1) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask(s, q))
+        return self.out(y.transpose(1, 2).reshape(b, s, -1))
+
+    def mask(self, s: int, q: Tensor) -> Tensor | None:
+        places = torch.arange(s)
+        if self.how == "alibi":
+            slopes = 2.0 ** -torch.arange(1, self.heads + 1)
+            return (slopes[:, None, None] * (places[None, :] - places[:, None]).abs()).to(q.dtype)
+        if self.table is not None:
+            return self.table[(places[None, :] - places[:, None]) + 5].permute(2, 0, 1)[None]
+        return torch.zeros(s, s, dtype=q.dtype).masked_fill(places[None, :] > places[:, None], -1e9)
+
+
+def rotated(x: Tensor, how: str) -> Tensor:
+    """Rotary positions, by halves or by neighbours."""
+    angles = torch.arange(x.shape[-2])[:, None] / 10 ** torch.arange(SIZE // 2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    if how == "rotary halves":
+        one, other = x.chunk(2, -1)
+        turned = torch.cat([-other, one], -1)
+        return x * torch.cat([cos, cos], -1) + turned * torch.cat([sin, sin], -1)
+    one, other = x[..., 0::2], x[..., 1::2]
+    return torch.stack([one * cos - other * sin, one * sin + other * cos], -1).flatten(-2)
+
+
+class Cross(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(5, D), nn.Linear(5, D)
+        self.attention, self.last = Attention(), nn.Linear(D, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x = self.one(x)
+        return self.last(x + self.attention(x, self.other(y)))
+
+
+class Gated(nn.Module):
+    """A gated layer: two projections, or one cut in two."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.up, self.down = nn.Linear(D, 48), nn.Linear(24, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "glu":
+            return self.down(F.glu(self.up(x), -1))
+        gate, y = self.up(x).chunk(2, -1) if self.how == "chunk" else self.up(x).split([24, 24], -1)
+        return self.down(F.silu(gate) * y)
+
+
+class Scaled(nn.Module):
+    """A layer scale, and a stochastic depth that training has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.gain = nn.Linear(D, 24), nn.Linear(24, D), nn.Parameter(torch.full((D,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.gain * self.down(F.gelu(self.up(x)))
+        if self.training:
+            y = y * (torch.rand(x.shape[0], 1, 1, dtype=x.dtype) < 0.8)
+        return y
+
+
+class Function(nn.Module):
+    """A function of one argument, perhaps with a layer before it."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.function = layer, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x if self.layer is None else self.layer(x))
+
+
+class ResponseNorm(nn.Module):
+    """Global response normalisation."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.gain, self.shift = nn.Parameter(torch.randn(width, 1, 1)), nn.Parameter(torch.randn(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.norm(dim=(2, 3), keepdim=True)
+        return self.gain * (x * size / (size.mean(1, keepdim=True) + 1e-6)) + self.shift + x
+
+
+class Squeeze(nn.Module):
+    """Squeeze and excite, or a gate of one channel."""
+
+    def __init__(self, middle: int, width: int = 12) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(width, middle, 1), nn.Conv2d(middle, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True)))))
+
+
+class SpatialGate(nn.Module):
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(width, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.gate(x))
+
+
+class Windows(nn.Module):
+    """Shifted windows, an attention in each, and patches merged behind it."""
+
+    def __init__(self, shift: int = 1) -> None:
+        super().__init__()
+        self.shift = shift
+        self.stem, self.attention = nn.Conv2d(3, D, 2, stride=2), Attention("3hd")
+        self.norm, self.merge, self.last = nn.LayerNorm(4 * D), nn.Linear(4 * D, 2 * D), nn.Linear(2 * D, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        y = torch.roll(x, (-self.shift, -self.shift), (1, 2)).view(b, h // 2, 2, w // 2, 2, c)
+        y = self.attention(y.permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, c)).view(b, h // 2, w // 2, 2, 2, c)
+        x = x + torch.roll(y.permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c), (self.shift, self.shift), (1, 2))
+        x = torch.cat([x[:, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))], -1)
+        return self.last(self.merge(self.norm(x)).mean((1, 2)))
+
+
+class ClassToken(nn.Module):
+    """A vision transformer's first layer: patches, a class token, positions as bare parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, D, 4, stride=4)
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, D)), nn.Parameter(torch.randn(1, 5, D))
+        self.norm, self.attention, self.last = nn.LayerNorm(D), Attention("3hd"), nn.Linear(D, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        return self.last((x + self.attention(self.norm(x)))[:, 0])
+
+
+class Language(nn.Module):
+    """Token, position and type embeddings, before or behind norms, and an output layer that may be the embedding."""
+
+    def __init__(self, *, tied: bool = False, post: bool = False, head: bool = True) -> None:
+        super().__init__()
+        self.post, self.words, self.places = post, nn.Embedding(11, D), nn.Embedding(6, D)
+        self.types, self.norm, self.norm2 = nn.Embedding(2, D), nn.LayerNorm(D), nn.LayerNorm(D)
+        self.attention, self.head = Attention(), nn.Linear(D, 11, bias=False) if head else None
+        if tied and self.head is not None:
+            self.head.weight = self.words.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.words(words) + self.places(torch.arange(words.shape[1])) + self.types(words % 2)
+        x = self.norm(x + self.attention(x)) if self.post else x + self.attention(self.norm(x))
+        x = self.norm2(x)
+        return x if self.head is None else self.head(x)
+
+
+class Experts(nn.Module):
+    """A mixture of experts, all of which are computed: the router's choice of the best two is what weighs them."""
+
+    def __init__(self, best: int | None) -> None:
+        super().__init__()
+        self.best, self.router = best, nn.Linear(D, 3)
+        self.experts = nn.ModuleList([Gated("chunk") for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.router(x).softmax(-1)
+        if self.best:
+            least = weights.topk(self.best, -1).values[..., -1:]
+            weights = weights * (weights >= least)
+        return sum(weights[..., i : i + 1] * expert(x) for i, expert in enumerate(self.experts))  # type: ignore[return-value]
+
+
+class Backbone(nn.Module):
+    """Features without an output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        one = F.relu(self.first(x))
+        return [one, F.relu(self.second(one))]
+
+
+def shuffled(groups: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+CASES: dict[str, Case] = {
+    "separate projections": (lambda: Block(Attention()), (TOKENS,), 0.36),
+    "fused 3 H d": (lambda: Block(Attention("3hd")), (TOKENS,), 0.36),
+    "fused H 3 d": (lambda: Block(Attention("h3d")), (TOKENS,), 0.36),
+    "fused, chunked": (lambda: Block(Attention("chunk")), (TOKENS,), 0.36),
+    "decomposed attention": (lambda: Block(Attention(how="decomposed")), (TOKENS,), 0.36),
+    "grouped queries": (lambda: Block(Attention(few=2, how="repeated")), (TOKENS,), 0.36),
+    "grouped queries in the op": (lambda: Block(Attention(few=2, how="inside")), (TOKENS,), 0.36),
+    "one key and value head": (lambda: Block(Attention(few=1, how="repeated")), (TOKENS,), 0.5),
+    "cross-attention": (Cross, (TOKENS, torch.randn(2, 6, 5)), 0.36),
+    "slopes": (lambda: Block(Attention(how="alibi")), (TOKENS,), 0.36),
+    "a table row a head": (lambda: Block(Attention(how="table")), (TOKENS,), 0.37),
+    "rotary by halves": (lambda: Block(Attention(how="rotary halves")), (TOKENS,), 0.36),
+    "rotary by neighbours": (lambda: Block(Attention(how="rotary neighbours")), (TOKENS,), 0.36),
+    "query and key norms": (lambda: Block(Attention(how="normed")), (TOKENS,), 0.37),
+    "layer norm": (lambda: Block(nn.LayerNorm(D)), (TOKENS,), 0.52),
+    "rms norm": (lambda: Block(nn.RMSNorm(D)), (TOKENS,), 0.52),
+    "group norm": (lambda: Planes(nn.GroupNorm(4, 12)), (IMAGES,), 0.52),
+    "group norm, straddled": (lambda: Planes(nn.GroupNorm(3, 12)), (IMAGES,), 0.67),
+    "instance norm": (lambda: Planes(nn.InstanceNorm2d(12, affine=True)), (IMAGES,), 0.52),
+    "global response norm": (lambda: Planes(ResponseNorm()), (IMAGES,), 0.52),
+    "unit length": (lambda: Planes(Function(lambda x: F.normalize(x, dim=1))), (IMAGES,), 0.52),
+    "softmax over channels": (lambda: Planes(Function(lambda x: x.softmax(1))), (IMAGES,), 0.52),
+    "gated, chunked": (lambda: Block(Gated("chunk")), (TOKENS,), 0.32),
+    "gated, split": (lambda: Block(Gated("split")), (TOKENS,), 0.32),
+    "glu": (lambda: Block(Gated("glu")), (TOKENS,), 0.32),
+    "layer scale and stochastic depth": (lambda: Block(Scaled()), (TOKENS,), 0.36),
+    "shifted windows and merged patches": (Windows, (IMAGES,), 0.3),
+    "pixel shuffle": (lambda: Planes(nn.PixelShuffle(2), 16, 4), (IMAGES,), 0.52),
+    "pixel unshuffle": (lambda: Planes(nn.PixelUnshuffle(2), 8, 32), (IMAGES,), 0.52),
+    "channel shuffle": (
+        lambda: Planes(Function(shuffled(4), nn.Conv2d(16, 16, 1, groups=4)), 16),
+        (IMAGES,),
+        0.51,
+    ),
+    "squeeze and excite": (lambda: Planes(Squeeze(4)), (IMAGES,), 0.46),
+    "squeezed to less than a unit a part": (lambda: Planes(Squeeze(1)), (IMAGES,), 0.56),
+    "a gate of one channel": (lambda: Planes(SpatialGate()), (IMAGES,), 0.53),
+    "class token": (ClassToken, (IMAGES,), 0.42),
+    "a language model": (Language, (WORDS,), 0.38),
+    "a tied language model": (lambda: Language(tied=True), (WORDS,), 0.4),
+    "norms behind": (lambda: Language(post=True), (WORDS,), 0.38),
+    "hidden states, no output layer": (lambda: Language(head=False), (WORDS,), 0.38),
+    "a backbone": (Backbone, (IMAGES,), 0.51),
+    "experts, weighed": (lambda: Block(Experts(None)), (TOKENS,), 0.34),
+    "experts, the best two": (lambda: Block(Experts(2)), (TOKENS,), 0.34),
+}
