@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphsplit.rules import registry
-from tools import coverage, randomise_light
+from tools import coverage, randomise_light, zoo
 from tools.coverage import Model, Result, Way
 from tools.rules_table import document
 
@@ -286,3 +286,46 @@ def test_every_program_says_what_it_is_for() -> None:
             done = subprocess.run([sys.executable, program, "--help"], capture_output=True, text=True, env=environment)
             assert done.returncode == 0, done.stderr
             assert done.stdout.startswith("usage: ")
+
+
+# -- zoos ------------------------------------------------------------------------------------------
+
+
+def zoo_result(model: str, status: zoo.Status, **changes: object) -> zoo.ZooResult:
+    return zoo.ZooResult("torchvision", model, 2, "contiguous", status, **changes)  # type: ignore[arg-type]
+
+
+def test_the_page_of_a_zoo() -> None:
+    exact = {"parameters": 1000, "share": 0.251, "worst": 1e-15, "tolerance": 1e-8, "export": 2.0, "planning": 1.0}
+    text = zoo.markdown(
+        [zoo_result("a", "exact", **exact), zoo_result("b", "refused", reason="no rule | here\n  hint: none")],
+        "python tools/zoo.py torchvision",
+    )
+    assert "| 1 | 1 | 0 | 0 | 0 |" in text
+    assert "Planning takes 0.50 times as long as torch.export (median)." in text
+    assert "| a | 1,000 | 25.1% | 0 | 0 | 1.0e-15 | 1.0e-08 | 2.0 | 1.0 |" in text
+    assert "no rule \\| here" in text
+    assert "hint" not in text
+
+
+def test_results_of_a_zoo_are_taken_up_again(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.json"
+    results = [zoo_result("a", "exact", worst=1e-15, tolerance=1e-8), zoo_result("b", "FAILED", reason="it took long")]
+    zoo.write(file, results)
+    assert zoo.read(file) == results
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_network_that_dies_or_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(name: str, model: str, k: int, strategy: str) -> dict[str, object]:
+        if model == "dies":
+            os._exit(3)
+        if model == "sleeps":
+            time.sleep(60)
+        return {"status": "exact", "worst": 0.0, "tolerance": 1.0}
+
+    monkeypatch.setattr(zoo, "attempt", attempt)
+    found = {r.model: r for r in zoo.run("torchvision", ["dies", "sleeps", "works"], 2, "contiguous", 3, 2.0)}
+    assert found["works"].status == "exact"
+    assert found["dies"].reason == "its process died (exit code 3)"
+    assert found["sleeps"].reason == "it took longer than 2 s"

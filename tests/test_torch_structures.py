@@ -1,4 +1,4 @@
-"""Each structure by itself: exact on changed sub-models at another batch size, narrow, trainable; see tests/torch_structures.py."""
+"""Each structure by itself: exact on changed sub-models at another batch size, narrow, trainable (tests/torch_structures.py)."""
 
 from __future__ import annotations
 
