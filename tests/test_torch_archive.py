@@ -271,7 +271,7 @@ def test_doctored_archives_are_refused(tmp_path: Path) -> None:
         (lambda name, data: b"{" if name.endswith("weights_config.json") else data, "list of weights"),
         (lambda name, data: b"\xff" if name.endswith("graphsplit.json") else data, "damaged"),
         (lambda name, data: data[:100] if name.endswith("weight_0") else data, "damaged: a tensor of shape"),
-        (description(enumerated), "enumerations"),
+        (description(enumerated), "container that has no form"),
         (description(lambda content: content.update(version=2)), "version 2, and this graphsplit reads 1"),
         (description(lambda content: content.update(format="x")), "doesn't describe a module"),
         (description(lambda content: content["graph"]["nodes"][0].pop()), "damaged"),
@@ -287,6 +287,64 @@ def test_doctored_archives_are_refused(tmp_path: Path) -> None:
     path.write_bytes(whole)
     rewritten(path, lambda name, data: data)
     torch_archive.load(path)  # rewriting alone does no harm
+
+
+def test_what_is_read_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A description that tries to become code, to import a module, to call something else than an op, to read a file."""
+    sub_model("lenet", tmp_path)
+    path = tmp_path / "parts" / "submodel_0.pt2"
+    path.with_suffix(".safetensors").unlink()
+    whole, mark = path.read_bytes(), tmp_path / "mark"
+    (tmp_path / "evil_of_test_torch_archive.py").write_text(
+        f"open({str(mark)!r}, 'w')\nclass E:\n    x = 1\nf = None\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    leaf = {"type": None, "context": None, "children_spec": []}
+    touch = f"__import__('os').system('touch {mark}')"
+    enumeration = '[{"\\u005f_enum__": true, "fqn": "evil_of_test_torch_archive:E", "name": "x"}]'
+    factory = {
+        "default_factory_module": "evil_of_test_torch_archive",
+        "default_factory_name": "f",
+        "dict_context": ["a"],
+    }
+
+    def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
+        def change(content: dict[str, Any]) -> None:
+            signature = content["signature"]
+            content.update(
+                json.loads(json.dumps(content).replace(json.dumps(old), json.dumps(new))), signature=signature
+            )
+
+        return change
+
+    def tree(kind: str, context: Any) -> Callable[[dict[str, Any]], None]:
+        return lambda content: content["modes"][0].update(
+            out=[1, {"type": kind, "context": context, "children_spec": [leaf]}]
+        )
+
+    def op(domain: str, name: str, **attributes: Any) -> Callable[[dict[str, Any]], None]:
+        def change(content: dict[str, Any]) -> None:
+            node = content["graph"]["nodes"][0]
+            node[1], node[2], node[5] = name, domain, {**node[5], **attributes}
+
+        return change
+
+    changes = [
+        renamed("x", f"x={touch}"),
+        renamed("conv1.weight", f'training"), {touch}, getattr(self, "training'),
+        tree("collections.defaultdict", json.dumps(factory)),
+        tree("collections.defaultdict", factory),
+        tree("builtins.dict", enumeration),
+        op("load_library", "__call__.default"),
+        op("aten", "from_file.default", filename=str(mark)),
+        op("aten", "conv2d.default", padding="torch.load"),
+    ]
+    for change in changes:
+        path.write_bytes(whole)
+        rewritten(path, description(change))
+        with pytest.raises(GraphsplitError):
+            torch_archive.load(path)(torch.randn(1, 1, 28, 28))
+        assert not mark.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04"])

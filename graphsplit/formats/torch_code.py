@@ -99,7 +99,7 @@ class _Writer:
 
     def written(self) -> fx.Graph:
         for name in self.mode.inputs:
-            self.values[name] = self.code.placeholder(name.rpartition(":")[2])
+            self.values[name] = self.code.placeholder(_identifier(name))
         for node in self.nodes:
             self._node(node)
         results = [self.value(r) if isinstance(r, str) else r.value for r in self.mode.results]

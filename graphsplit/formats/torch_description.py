@@ -1,7 +1,10 @@
 """What is known of a torch module besides its weights, as text: graph, modes, names, how it is called.
 
-JSON of plain values, which `parse` checks; reading it runs nothing and needs none of the code that the module was made of.
+JSON of plain values, which is checked; reading it runs nothing and needs none of the code that the module was made of.
 Tensors that are named as kept elsewhere (the weights) are described by shape and type; all others are there in base64.
+
+A module is generated code, so what is read must not be able to write code: names hold no quotes, ops are torch's, and the
+trees of arguments and results are built of containers whose reading imports nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import base64
 import inspect
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +31,9 @@ from graphsplit.graph import ArrayTensor, Graph, Node, Tensor, Value, Weightless
 
 FORMAT, VERSION = "graphsplit module", 1
 _KINDS = {kind.name: kind for kind in inspect._ParameterKind}
+_NAME = re.compile(r"[^\"'`\\\x00-\x1f\x7f\u2028\u2029]*")
+_IMPORTING = ("collections.defaultdict",)
+"""Containers whose description names what torch would import to read it."""
 
 
 # -- writing ----------------------------------------------------------------------------------------------------
@@ -35,6 +42,9 @@ _KINDS = {kind.name: kind for kind in inspect._ParameterKind}
 def dumps(source: Source, elsewhere: Collection[str]) -> str:
     """A source as text; the same source gives the same text. Raises UnsupportedError for what has no form in it."""
     program = source.modes.program
+    for name in (*source.holders.names, *program.graph.tensors):
+        if not _NAME.fullmatch(name):
+            raise UnsupportedError(f"the name {name!r} has no form in a file", hint="rename that module or parameter")
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -193,7 +203,7 @@ def _read(content: Mapping[str, Any]) -> Source:
         modes[0].results,
         {str(name): int(size) for name, size in held["sizes"].items()},
     )
-    names = {str(name): str(known) for name, known in content["names"]}
+    names = {_name(name): _name(known) for name, known in content["names"]}
     strange = sorted(set(names.values()) - graph.tensors.keys())
     if strange:
         raise ValueError(f"there is no tensor {strange[0]!r}")
@@ -205,6 +215,7 @@ def _read(content: Mapping[str, Any]) -> Source:
 def _read_graph(content: Mapping[str, Any]) -> Graph:
     tensors: dict[str, Tensor] = {}
     for name, kind, sizes, data in content["tensors"]:
+        _name(name)
         shape, dtype = tuple(int(size) for size in sizes), np.dtype(kind)
         if data is None:
             tensors[name] = WeightlessTensor(shape, dtype)
@@ -224,13 +235,24 @@ def _read_graph(content: Mapping[str, Any]) -> Graph:
 
 def _read_value(content: Sequence[Any]) -> Value:
     name, kind, shape = content
-    return Value(str(name), np.dtype(kind), None if shape is None else tuple(shape))
+    return Value(_name(name), np.dtype(kind), None if shape is None else tuple(map(_dim, shape)))
+
+
+def _dim(dim: Any) -> int | str | None:
+    return dim if dim is None or isinstance(dim, int) else _name(dim)
+
+
+def _name(text: Any) -> str:
+    """A name, which may become part of generated code."""
+    if not isinstance(text, str) or not _NAME.fullmatch(text):
+        raise FormatError(f"{text!r:.80} is no name that a module's description may hold")
+    return text
 
 
 def _read_node(content: Sequence[Any]) -> Node:
     name, op, domain, inputs, outputs, attributes = content
-    held = {str(key): _restored(value) for key, value in attributes.items()}
-    return Node(str(name), str(op), str(domain), 1, tuple(inputs), tuple(outputs), held)
+    held = {_name(key): _restored(value) for key, value in attributes.items()}
+    return Node(_name(name), _name(op), _name(domain), 1, tuple(map(_name, inputs)), tuple(map(_name, outputs)), held)
 
 
 def _restored(value: Any) -> Any:
@@ -246,22 +268,37 @@ def _read_mode(content: Mapping[str, Any]) -> Mode:
         tuple(int(position) for position in content["positions"]),
         {int(position): value for position, value in content["constants"]},
     )
-    results = tuple(r if isinstance(r, str) else ConstantArgument("", r["constant"]) for r in content["results"])
+    results = tuple(_name(r) if isinstance(r, str) else ConstantArgument("", r["constant"]) for r in content["results"])
     effects = tuple(map(_read_node, content["effects"]))
-    return Mode(bool(content["training"]), tuple(content["inputs"]), results, effects, convention)
+    return Mode(bool(content["training"]), tuple(map(_name, content["inputs"])), results, effects, convention)
 
 
 def _read_tree(content: Any) -> Any:
-    text = json.dumps(content)
-    if "__enum__" in text:  # torch would import whatever module it names
-        raise FormatError("a dict's keys that are enumerations have no form in a file")
+    _, schema = content
+    _check_tree(schema)
     try:
-        return pytree.treespec_loads(text)
+        return pytree.treespec_loads(json.dumps(content))
     except NotImplementedError as error:
         raise FormatError(
             f"the network takes or gives a type that isn't known here: {error}",
             hint="import the library that defines it first",
         ) from error
+
+
+def _check_tree(schema: Mapping[str, Any]) -> None:
+    """Refuse what torch would import a module for: it takes names out of descriptions of enumerations and factories."""
+    context = schema["context"]
+    held = json.loads(context) if isinstance(context, str) else context
+    if schema["type"] in _IMPORTING or _holds_enumeration(held):
+        raise FormatError("the network takes or gives a container that has no form in a file")
+    for child in schema["children_spec"]:
+        _check_tree(child)
+
+
+def _holds_enumeration(content: Any) -> bool:
+    if isinstance(content, dict):
+        return "__enum__" in content or any(map(_holds_enumeration, content.values()))
+    return isinstance(content, list) and any(map(_holds_enumeration, content))
 
 
 def _read_signature(content: Sequence[Any] | None) -> inspect.Signature | None:

@@ -42,6 +42,8 @@ SYM_OPS: Mapping[str, Callable[..., Any]] = {
 LENGTHS = "lengths"
 _DTYPE, _DEVICE, _NONE = "torch.", "device:", "none:"
 
+TOUCHES_FILES = ("aten::from_file",)
+"""Ops that read or write files: no network that comes from a file may hold them."""
 Kind = Literal["tensor", "tensors", "text", "other"]
 
 
@@ -62,7 +64,10 @@ def overload(domain: str, op: str) -> Any:
     """The torch op of a node: `overload("aten", "add.Tensor")`. Raises UnsupportedError when it isn't loaded."""
     base, _, name = op.partition(".")
     try:
-        return getattr(getattr(getattr(torch.ops, domain), base), name or "default")
+        found = getattr(getattr(getattr(torch.ops, domain), base), name or "default")
+        if not isinstance(found, torch._ops.OpOverload) or f"{domain}::{base}" in TOUCHES_FILES:
+            raise AttributeError(op)
+        return found
     except AttributeError as error:
         raise UnsupportedError(
             f"torch has no op {domain}::{op}", hint="import the library that defines it first"
@@ -268,7 +273,10 @@ def restored(value: Any, known: Mapping[str, Any], text: bool = False) -> Any:
     if not isinstance(value, str) or text:
         return value
     if value.startswith(_DTYPE):
-        return getattr(torch, value.removeprefix(_DTYPE))
+        found = getattr(torch, value.removeprefix(_DTYPE), None)
+        if not isinstance(found, (torch.dtype, torch.layout, torch.memory_format)):
+            raise UnsupportedError(f"torch has no type {value!r}")
+        return found
     if value.startswith(_DEVICE):
         return torch.device(value.removeprefix(_DEVICE))
     return None if value == _NONE else known[value]
