@@ -214,8 +214,12 @@ def _needed_whole(current: Pass, classes: Ids, decisions: Decisions, undivided: 
 
 
 def _nearest(current: Pass, node: int) -> Ids:
-    """The vertices of the layers that a node's operands come from, and through grouped layers of those in front of them."""
+    """The vertices of the layers that a node's operands come from, and of those in front that such a layer couples its own with.
+
+    A grouped layer does that, and one that is applied to each of several vertices: its results are theirs.
+    """
     graph, found = current.graph, [np.empty(0, np.int64)]
+    left, right, makers = current.couplings.edges()
     waiting, seen = list(graph.nodes[node].inputs), set()
     while waiting:
         name = waiting.pop()
@@ -226,9 +230,16 @@ def _nearest(current: Pass, node: int) -> Ids:
         block = current.blocks.get(maker)
         if block is not None:
             found.append(np.arange(block.start, block.start + block.size))
-        if block is None or current.couplings.groupings.get(maker):
+        if block is None or current.couplings.groupings.get(maker) or _inherits(block, left, right, makers):
             waiting.extend(graph.nodes[maker].inputs)
     return np.concatenate(found)
+
+
+def _inherits(block: Block, left: Ids, right: Ids, makers: Ids) -> bool:
+    """Whether a layer couples its vertices with others itself."""
+    mine = makers == block.node
+    inside = [(ids[mine] >= block.start) & (ids[mine] < block.start + block.size) for ids in (left, right)]
+    return bool((inside[0] != inside[1]).any())
 
 
 def _conflicting_ties(current: Pass, classes: Ids, decisions: Decisions) -> bool:
