@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from graphsplit import merging, splitting
+from graphsplit.errors import MergeError
 from graphsplit.formats.onnx_file import load
 from graphsplit.graph import Graph
+from graphsplit.manifest import Manifest
 from graphsplit.merging import Layers, Merge
 from graphsplit.network import prepare
 from graphsplit.options import Choices, Scale, SplitOptions
@@ -123,6 +125,8 @@ def merge(
     """
     from graphsplit.modules.folder import is_module_split, merge_folder
 
+    if out is not None:
+        _refuse_own_files(Path(folder), Path(out))
     merged = merge_folder if is_module_split(folder) else merging.merge
     done = merged(
         folder,
@@ -139,3 +143,13 @@ def merge(
     from graphsplit.verification.difference import difference  # a runtime is only loaded where something is run
 
     return replace(done, difference=difference(done.opened, done.leaves, done.graph))
+
+
+def _refuse_own_files(folder: Path, out: Path) -> None:
+    """A merged network must not take the place of what it is made of."""
+    manifest = Manifest.read(folder)
+    own = {folder / name for name in (manifest.source.file, *(entry.file for entry in manifest.submodels))}
+    if out.resolve() in {path.resolve() for path in own}:
+        raise MergeError(
+            f"{str(out)!r} is a file of the split that is merged", hint="choose another name for the output"
+        )

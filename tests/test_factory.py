@@ -40,6 +40,10 @@ ready = Net(4)
 number = 3
 def fails(): raise KeyError("no such thing")
 def gives_text(): return "text"
+def leaves(): raise SystemExit(7)
+def prints():
+    print("hello")
+    return Net()
 def odd():
     class Odd(nn.Module):
         def __init__(self):
@@ -98,6 +102,12 @@ def test_commands_speak_json(run: Run) -> None:
     assert "8 vertices" in run("explain", "net:Net", "--input", "1x3x8x8", "conv.weight").stdout
 
 
+def test_what_a_factory_prints_is_no_result(run: Run) -> None:
+    done = run("split", "net:prints", "-k", "2", "--input", "1x3x8x8", "-o", "parts", "--json")
+    assert json.loads(done.stdout)["parts"] == 2
+    assert "hello" in done.stderr
+
+
 def test_a_sub_model_is_split_again(run: Run) -> None:
     run("split", "net:Net", "-k", "2", "--input", "1x3x8x8", "-o", "parts")
     done = run("split", "parts/submodel_0.pt2", "-k", "2", "-o", "inner")
@@ -143,6 +153,9 @@ def test_inputs_by_name_with_types_and_free_axes(run: Run) -> None:
         (("net:number", "--input", "1"), "is a int, neither a module nor a function", ""),
         (("net:fails", "--input", "1"), "raised KeyError: 'no such thing'", "without arguments"),
         (("net:gives_text", "--input", "1"), "gives a str", ""),
+        (("net:leaves", "--input", "1"), "raised SystemExit: 7", ""),
+        (("net:Net", "--input", "0x3x8x8"), "an axis has no elements", ""),
+        (("net:Net", "--input", "99999999999999999999x6"), "torch can't make such a tensor", ""),
         (("net:Net", "--input", "1,3,8,8"), "not the form of an input", "1x3x224x224"),
         (("net:Net", "--input", "1x3x8x8:floaty"), "no type 'floaty'", "float32"),
         (("net:Net", "--input", "1x3xHx8"), "the size of H isn't known", "--size H=64"),

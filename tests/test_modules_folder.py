@@ -272,3 +272,57 @@ def test_the_source_is_known_without_its_weights(tmp_path: Path) -> None:
     assert (tmp_path / "parts" / "source.json").stat().st_size < 100_000
     found = graphsplit.reopen(tmp_path / "parts").opened.network
     assert structure_digest(found.graph, found.changing) == split.manifest.source.digest
+
+
+# -- mixed up ---------------------------------------------------------------------------------------------------
+
+
+class Weighted(nn.Module):
+    """A network whose constants tell its parts apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.o = nn.Linear(4, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.o(self.i(x) * torch.arange(12.0))
+
+
+def test_modules_say_which_part_they_are() -> None:
+    x = torch.randn(5, 4)
+    model = Weighted().eval()
+    split = graphsplit.split(model, (x,), k=2)
+    one, other = split.submodels
+    assert near(split.merge([other, one])(x), mean([one, other], x))
+    assert near(split.merge([torch.nn.DataParallel(other), one])(x), mean([one, other], x))
+    with pytest.raises(MergeError, match="both part 0"):
+        split.merge([one, one])
+    another = graphsplit.split(model, (x,), k=2, strategy="random")
+    with pytest.raises(MergeError, match="another split"):
+        split.merge(another.submodels)
+
+
+def test_weights_of_another_part_beside_an_archive_are_seen(tmp_path: Path) -> None:
+    graphsplit.split(Residual(), (IMAGE,), k=2, out=tmp_path / "parts")
+    one, other = (tmp_path / "parts" / f"submodel_{part}.safetensors" for part in range(2))
+    one.write_bytes(other.read_bytes())
+    for use in (lambda: graphsplit.merge(tmp_path / "parts"), lambda: graphsplit.load_module(one.with_suffix(".pt2"))):
+        with pytest.raises(GraphsplitError, match="another sub-model"):
+            use()
+
+
+def test_old_weights_do_not_shadow_a_new_merge(tmp_path: Path) -> None:
+    split = graphsplit.split(Residual(), (IMAGE,), k=2, out=tmp_path / "parts")
+    graphsplit.merge(tmp_path / "parts", out=tmp_path / "m.pt2")
+    save_model(split.merge(), tmp_path / "m.safetensors")
+    (tmp_path / "m.pt2").unlink()
+    with pytest.raises(OutputError, match="taken for the weights"):
+        graphsplit.merge(tmp_path / "parts", out=tmp_path / "m.pt2")
+    graphsplit.merge(tmp_path / "parts", out=tmp_path / "m.pt2", force=True)
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_merge_does_not_take_the_place_of_its_parts(tmp_path: Path) -> None:
+    graphsplit.split(Residual(), (IMAGE,), k=2, out=tmp_path / "parts")
+    with pytest.raises(MergeError, match="a file of the split"):
+        graphsplit.merge(tmp_path / "parts", out=tmp_path / "parts" / "submodel_0.pt2", force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -38,8 +39,15 @@ class Told(nn.Module):
         self.register_buffer("mask", torch.tensor([True, False, True, True, True, True]), persistent=False)
         self.drop = nn.Dropout(0.5)
 
-    def forward(self, given: dict[str, Any], pair: tuple[Any, Any], scale: float = 1.0, flip: bool = False) -> Any:
-        x = given["x"] * self.mask + self.shift + pair[0] - pair[1]
+    def forward(
+        self,
+        given: dict[str, Any],
+        pair: tuple[Any, Any],
+        scale: float = 1.0,
+        flip: bool = False,
+        most: float = math.inf,
+    ) -> Any:
+        x = given["x"].clamp(max=most) * self.mask + self.shift + pair[0] - pair[1]
         y = self.down(self.drop(self.up(x * scale).relu()))
         return {"logits": -y if flip else y, "more": [y.argmax(-1), None]}
 

@@ -383,3 +383,58 @@ def test_submodules_may_have_any_name() -> None:
     x = torch.randn(5, 4)
     assert torch.allclose(split.merge()(x), (split.submodels[0](x) + split.submodels[1](x)) / 2, atol=1e-6)
     assert set(split.submodels[0].state_dict()) == {"source.weight", "source.bias", "names.weight", "names.bias"}
+
+
+# -- what sub-models can't do as the source does ----------------------------------------------------------------
+
+
+def test_a_backward_of_its_own_is_warned_of() -> None:
+    class Reversed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return -grad
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.b(Reversed.apply(self.a(x)))
+
+    with pytest.warns(UserWarning, match="Reversed has a backward of its own"):
+        split_module(Net(), (torch.randn(3, 4),), k=2)
+    apply = torch.autograd.Function.__dict__["apply"]
+    assert "noted" not in apply.__func__.__qualname__
+
+
+def test_an_input_that_is_written_into_is_refused() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.i, self.o = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Any, cache: Any) -> Any:
+            h = torch.relu(self.i(x))
+            cache[:, 0] = h.sum(1)
+            return self.o(h)
+
+    with pytest.raises(UnsupportedError, match=r"test_torch_module.py.*writes into the input 'cache'"):
+        split_module(Cached().eval(), (torch.randn(3, 4), torch.zeros(3, 2)), k=2)
+
+
+def test_names_that_are_words_of_python_are_refused() -> None:
+    class Keyed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.d, self.o = nn.ModuleDict({"class": nn.Linear(4, 8)}), nn.Linear(8, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.o(self.d["class"](x))
+
+    with pytest.raises(UnsupportedError, match=r"'d\.class\.(weight|bias)' holds a word of Python's own"):
+        split_module(Keyed().eval(), (torch.randn(3, 4),), k=2)

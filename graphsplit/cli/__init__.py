@@ -144,7 +144,7 @@ def merge(folder: Path, trained: tuple[Path, ...], out: Path | None, as_json: bo
 
     kind = ".pt2" if is_module_split(folder) else ".onnx"
     target = out or folder / f"merged{kind}"
-    if target.suffix.lower() != kind:
+    if (folder / "manifest.json").is_file() and target.suffix.lower() != kind:
         raise click.UsageError(f"-o {str(target)!r}: the merged network of {str(folder)!r} is a {kind} file")
     with Bar() as progress:
         done = graphsplit.merge(folder, trained, out=target, progress=progress, **options)

@@ -25,8 +25,8 @@ import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
-from graphsplit.errors import FormatError
-from graphsplit.files import atomic_file
+from graphsplit.errors import FormatError, GraphsplitError
+from graphsplit.files import OutputError, atomic_file
 from graphsplit.formats.tensors import FileTensor, MappedFile
 from graphsplit.formats.torch_description import dumps, loads
 from graphsplit.formats.torch_graph import export
@@ -38,7 +38,7 @@ from graphsplit.formats.weights import read_trained, write_safetensors
 from graphsplit.graph import ArrayTensor, Graph, Tensor, WeightlessTensor
 
 DESCRIPTION = "graphsplit.json"
-WEIGHTS = ".safetensors"
+WEIGHTS, OURS = ".safetensors", "graphsplit."
 TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn")
 """What torch.export notes of where a node came from: of generated code, and different each time."""
 
@@ -59,6 +59,14 @@ def save(
     `beside` writes the weights into a safetensors file beside it, too. Raises UnsupportedError where the module can't be
     exported again or has no form in a file, OutputError where the file exists and `force` is not set.
     """
+    path = Path(path)
+    if not beside and path.with_suffix(WEIGHTS).exists():
+        if not force:
+            raise OutputError(
+                f"{str(path.with_suffix(WEIGHTS))!r} would be taken for the weights of {str(path)!r}",
+                hint="move it, choose another name, or add --force to remove it",
+            )
+        path.with_suffix(WEIGHTS).unlink()
     source = on_cpu(source)
     held = {**source.graph.metadata, **(metadata or {})}
     source = source.with_graph(source.graph.replace(metadata=held))
@@ -171,7 +179,12 @@ def load(path: str | os.PathLike[str]) -> SplitModule:
 
 def module_of(source: Source) -> SplitModule:
     """The module of a source, in evaluation mode."""
-    made = write(source)
+    try:
+        made = write(source)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, SyntaxError) as error:
+        if isinstance(error, GraphsplitError):
+            raise
+        raise FormatError(f"the description of {source.graph.name!r} is damaged: {error}") from error
     made.split_source = source.narrowed(source.graph)
     return made.eval()
 
@@ -221,7 +234,18 @@ def read_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """The weights of an archive: those beside it where there are some, else its own. Raises FormatError."""
     path = Path(path)
     beside = path.with_suffix(WEIGHTS)
-    return read_trained(beside)[0] if beside.exists() else _inside(path)
+    if not beside.exists():
+        return _inside(path)
+    tensors, metadata = read_trained(beside)
+    said, known = (
+        {key: text for key, text in m.items() if key.startswith(OURS)} for m in (metadata, read_metadata(path))
+    )
+    if said and said != known:
+        raise FormatError(
+            f"{str(beside)!r} holds the weights of another sub-model than {str(path)!r}",
+            hint="put its own weights there",
+        )
+    return tensors
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
@@ -306,6 +330,8 @@ def _root(archive: zipfile.ZipFile, path: Path) -> str:
 
 def _text(archive: zipfile.ZipFile, name: str, path: Path) -> str:
     try:
+        if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # it could unpack to anything
+            raise FormatError(f"{str(path)!r} is damaged: {name.rpartition('/')[2]} is compressed")
         return archive.read(name).decode()
     except KeyError:
         raise FormatError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -113,6 +114,11 @@ class _Writer:
             return None
         if name not in self.values:
             place = self.places[name]
+            if isinstance(place, str) and any(keyword.iskeyword(step) for step in place.split(".")):
+                raise UnsupportedError(
+                    f"the name {place!r} holds a word of Python's own, which can't be an attribute",
+                    hint="rename that module",
+                )
             self.values[name] = self.code.get_attr(place) if isinstance(place, str) else place
         return self.values[name]
 

@@ -97,13 +97,17 @@ def _node(node: Node) -> list[Any]:
 def _plain(value: Any, node: Node) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(item, node) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
+    value = _number(value.item() if isinstance(value, np.generic) else value)
+    if isinstance(value, dict):
+        return value
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UnsupportedError(f"{node.title} holds a {type(value).__name__}, which has no form in a file")
+
+
+def _number(value: Any) -> Any:
+    """A plain value; numbers that JSON has no word for by their names."""
+    return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensor(name: str, tensor: Tensor, elsewhere: bool) -> list[Any]:
@@ -122,12 +126,12 @@ def _mode(mode: Mode) -> dict[str, Any]:
     return {
         "training": mode.training,
         "inputs": mode.inputs,
-        "results": [r if isinstance(r, str) else {"constant": r.value} for r in mode.results],
+        "results": [r if isinstance(r, str) else {"constant": _number(r.value)} for r in mode.results],
         "effects": [_node(node) for node in mode.effects],
         "in": _tree(convention.in_spec),
         "out": _tree(convention.out_spec),
         "positions": convention.positions,
-        "constants": list(convention.constants.items()),
+        "constants": [(position, _number(value)) for position, value in convention.constants.items()],
     }
 
 
@@ -155,7 +159,7 @@ def _signature(signature: inspect.Signature | None) -> list[Any] | None:
     for parameter in signature.parameters.values():
         default = parameter.default
         plain = default is None or isinstance(default, (bool, int, float, str))
-        found.append([parameter.name, parameter.kind.name, *([default] if plain else [])])
+        found.append([parameter.name, parameter.kind.name, *([_number(default)] if plain else [])])
     return found
 
 
@@ -177,7 +181,7 @@ def loads(text: str, origin: str) -> Source:
                 hint="read it with the version that wrote it",
             )
         return _read(content)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(
@@ -266,9 +270,11 @@ def _read_mode(content: Mapping[str, Any]) -> Mode:
         _read_tree(content["in"]),
         _read_tree(content["out"]),
         tuple(int(position) for position in content["positions"]),
-        {int(position): value for position, value in content["constants"]},
+        {int(position): _restored(value) for position, value in content["constants"]},
     )
-    results = tuple(_name(r) if isinstance(r, str) else ConstantArgument("", r["constant"]) for r in content["results"])
+    results = tuple(
+        _name(r) if isinstance(r, str) else ConstantArgument("", _restored(r["constant"])) for r in content["results"]
+    )
     effects = tuple(map(_read_node, content["effects"]))
     return Mode(bool(content["training"]), tuple(map(_name, content["inputs"])), results, effects, convention)
 
@@ -306,7 +312,7 @@ def _read_signature(content: Sequence[Any] | None) -> inspect.Signature | None:
         return None
     return inspect.Signature(
         [
-            inspect.Parameter(name, _KINDS[kind], default=default[0] if default else inspect.Parameter.empty)
+            inspect.Parameter(name, _KINDS[kind], default=_restored(default[0]) if default else inspect.Parameter.empty)
             for name, kind, *default in content
         ]
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from textwrap import shorten
@@ -136,6 +138,12 @@ def _effects(graph: Graph, reader: Reader) -> tuple[int, ...]:
     found: list[int] = []
     for i in sorted(set(range(len(graph.nodes))) - graph.alive, reverse=True):
         node = graph.nodes[i]
+        if reader.updates.get(node.name) in reader.inputs:
+            called = f", called {reader.sources[node.name]}" if reader.sources.get(node.name) else ""
+            raise UnsupportedError(
+                f"{node.title}{called} writes into the input {reader.updates[node.name]!r}, and nothing reads it behind that",
+                hint="give back what is computed instead of writing it into an input; run without a cache",
+            )
         if reader.updates.get(node.name) in graph.tensors or needed & set(node.outputs):
             found.append(i)
             needed.update(name for name in node.inputs if name)
@@ -159,17 +167,53 @@ def export(
     if not isinstance(module, torch.nn.Module):
         raise FormatError(f"{type(module).__name__} is no torch module", hint="give an nn.Module and its inputs")
     try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()), AnyLength():  # a failure prints the whole graph
-            warnings.simplefilter("ignore")
+        with _quiet(), own_backwards() as functions, AnyLength():
             shapes: Any = dynamic_shapes
             found = torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=shapes, strict=False)
-            return named_as_torch(found)
+        for name in functions:
+            warnings.warn(
+                f"{name} has a backward of its own, which torch.export doesn't keep: sub-models get the gradient of its forward",
+                stacklevel=2,
+            )
+        return named_as_torch(found)
     except Exception as error:  # torch.export raises whatever tracing the user's code does
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedError(
             f"torch.export can't follow {type(module).__name__}{source_line(error)}: {shorten(reason, 160)}",
             hint="its forward must not depend on the values of tensors; torch.export.export(module, args) shows the whole error",
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch and the user's code say on the way: a failure prints the whole graph, and results alone go to stdout."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def own_backwards() -> Iterator[list[str]]:
+    """The names of the user's autograd functions that are applied meanwhile."""
+    functions: list[str] = []
+    base = torch.autograd.Function
+    apply = base.__dict__["apply"]
+
+    def noted(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if not cls.__module__.startswith("torch.") and cls.__qualname__ not in functions:
+            functions.append(cls.__qualname__)
+        return apply.__func__(cls, *args, **kwargs)
+
+    base.apply = classmethod(noted)  # type: ignore[assignment, method-assign, unused-ignore]
+    try:
+        yield functions
+    finally:
+        base.apply = apply  # type: ignore[method-assign]
 
 
 def _training(graph: Graph) -> bool:

@@ -56,7 +56,8 @@ class Call:
             )
         for position, value in self.mode.convention.constants.items():
             given = leaves[position]
-            if type(given) is not type(value) or given != value:
+            same = given == value or (given != given and value != value)  # NaN is unlike itself
+            if type(given) is not type(value) or not same:
                 raise TypeError(
                     f"the network was split with {value!r} as argument {position}, which is fixed: not {given!r}"
                 )

@@ -7,11 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphsplit.errors import FormatError, UnsupportedError
+from graphsplit.errors import FormatError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,10 +83,11 @@ def build(text: str) -> nn.Module:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(name)
+        with redirect_stdout(sys.stderr):  # results alone go to stdout
+            found: Any = importlib.import_module(name)
     except ImportError as error:
         raise FormatError(f"{text!r}: cannot import {name!r}: {error}", hint=hint) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FormatError(f"{text!r}: importing {name!r} raised {type(error).__name__}: {error}") from error
     for step in path.split("."):
         if not hasattr(found, step):
@@ -95,8 +97,9 @@ def build(text: str) -> nn.Module:
         if not callable(found):
             raise FormatError(f"{text!r} is a {type(found).__name__}, neither a module nor a function that makes one")
         try:
-            found = found()
-        except Exception as error:
+            with redirect_stdout(sys.stderr):
+                found = found()
+        except (Exception, SystemExit) as error:
             raise FormatError(
                 f"{text!r} raised {type(error).__name__}: {error}", hint="the factory is called without arguments"
             ) from error
@@ -143,10 +146,14 @@ def _input(text: str, sizes: Mapping[str, int]) -> tuple[str, Any, list[int]]:
     if not isinstance(dtype, torch.dtype):
         raise FormatError(f"--input {text}: torch has no type {match['dtype']!r}", hint="such as float32, int64, bool")
     shape = [int(dim) if dim.isdigit() else _size(text, dim, axis, sizes) for axis, dim in enumerate(found)]
+    if 0 in shape:
+        raise FormatError(f"--input {text}: an axis has no elements", hint="give sizes of 1 and more")
     try:
         tensor = torch.zeros(shape, dtype=dtype)
-    except RuntimeError as error:
-        raise UnsupportedError(f"--input {text}: {error}") from error
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"--input {text}: torch can't make such a tensor ({str(error).splitlines()[0]:.100})"
+        ) from error
     return match["name"] or "", tensor, [axis for axis, dim in enumerate(found) if not dim.isdigit()]
 
 

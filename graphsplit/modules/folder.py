@@ -14,6 +14,7 @@ from graphsplit.formats.structure import structure_digest
 from graphsplit.formats.weights import read_trained
 from graphsplit.graph import Graph, Tensor
 from graphsplit.merging import Layers, Merge, Opened, open_split
+from graphsplit.modules.source import unwrapped
 from graphsplit.options import Scale
 from graphsplit.recombine.match import PART_KEY, SPLIT_KEY
 from graphsplit.recombine.watched import reporting
@@ -135,6 +136,10 @@ def metadata_of(item: Any) -> Mapping[str, str]:
     """The part and split that a trained sub-model says it is."""
     if isinstance(item, Given):
         return item.metadata
+    source = getattr(unwrapped(item), "split_source", None)
+    if source is not None:
+        known: Mapping[str, str] = source.graph.metadata
+        return known
     return getattr(getattr(getattr(item, "opened", None), "network", None), "graph", _EMPTY).metadata
 
 

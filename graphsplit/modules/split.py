@@ -23,7 +23,7 @@ from graphsplit.modules.optimizers import merge_into
 from graphsplit.modules.source import by_graph_names, held_tensors, in_memory, source_of, unwrapped
 from graphsplit.narrow import narrow
 from graphsplit.options import Choices, SplitOptions
-from graphsplit.recombine.match import match_parts
+from graphsplit.recombine.match import PART_KEY, SPLIT_KEY, match_parts
 from graphsplit.splitting import Progress, Split, describe, rescaled
 from graphsplit.torch_network import prepare_torch
 
@@ -69,7 +69,10 @@ def split_module(
         narrowed.append(narrow(plan, network.dialect, part))
     manifest = describe(network, plan, chosen.record(network, plan), narrowed, source=SOURCE, suffix=SUFFIX)
     opened = Opened(Path(), manifest, network, plan, tuple(narrowed), manifest.parameters)
-    graphs = [found.graph for found in narrowed]
+    graphs = [
+        found.graph.replace(metadata={**found.graph.metadata, PART_KEY: str(part), SPLIT_KEY: manifest.split})
+        for part, found in enumerate(narrowed)
+    ]
     if chosen.init == "rescale":
         graphs = [rescaled(plan, graph, part) for part, graph in enumerate(graphs)]
     if out is not None:

@@ -10,7 +10,7 @@ from tests.networks.registry import EXACT_OR_REFUSED, NETWORKS, REFUSED
 
 ROOMS = (
     "classic", "residual", "mobile", "spatial", "norms", "sequences", "structures", "computed", "spellings", "refused",
-    "attention", "heads", "mixtures",
+    "attention", "heads", "mixtures", "windows",
 )  # fmt: skip
 
 # Imported for what they register.

@@ -45,24 +45,6 @@ def local_response(net: Net, x: str, name: str) -> str:
     return net.op("LRN", x, name=name, size=3, alpha=0.3, beta=0.75, bias=1.0)
 
 
-def local_response_pooled(net: Net, x: str, name: str) -> str:
-    """The same as torch spells it: an average pool over the channels, border and all."""
-    _, channels, height, width = net.shape(x)
-    rows = net.reshape(net.mul(x, x), [0, 1, int(channels), int(height) * int(width)])  # type: ignore[arg-type]
-    found = net.op("AveragePool", rows, name=name, kernel_shape=[3, 1], pads=[1, 0, 1, 0], count_include_pad=1)
-    found = net.reshape(found, [0, int(channels), int(height), int(width)])  # type: ignore[arg-type]
-    found = net.add(net.mul(found, net.constant(0.3)), net.constant(1.0))
-    return net.op("Div", x, net.op("Pow", found, net.constant(0.75)))
-
-
-def strongest_neighbour(net: Net, x: str, name: str) -> str:
-    """The greatest of each channel and its two neighbours: a max pool that moves along the channels."""
-    _, channels, height, width = net.shape(x)
-    rows = net.reshape(x, [0, 1, int(channels), int(height) * int(width)])  # type: ignore[arg-type]
-    found = net.op("MaxPool", rows, name=name, kernel_shape=[3, 1], pads=[1, 0, 1, 0])
-    return net.reshape(found, [0, int(channels), int(height), int(width)])  # type: ignore[arg-type]
-
-
 def efficient_channel_attention(net: Net, x: str, name: str) -> str:
     """ECA: a 1-D convolution that slides over the channels."""
     pooled = net.squeeze(net.op("GlobalAveragePool", x), [3])
@@ -110,8 +92,6 @@ def groups_op(groups: int) -> Block:
     spatial_gate={"block": spatial_gate},
     one_channel_gate={"block": one_channel_gate},
     lrn={"block": local_response},
-    lrn_pooled={"block": local_response_pooled},
-    strongest_neighbour={"block": strongest_neighbour},
     eca={"block": efficient_channel_attention},
     global_response_norm={"block": global_response_norm},
     unit_length={"block": unit_length},

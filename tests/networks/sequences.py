@@ -241,15 +241,3 @@ def rotary_attention() -> onnx.ModelProto:
     x = net.add(x, net.dense(mixed, "o_proj", 16))
     net.output(net.dense(net.layer_norm(x, "norm2"), "head", 5), "output")
     return net.build()
-
-
-@network
-def spectrum_as_image() -> onnx.ModelProto:
-    """A trained transform gives frequencies, which an image network then has along one side; a pool needs that side whole."""
-    net = Net("spectrum_as_image")
-    x = net.transpose(net.conv(net.input("input", ("batch", 8, 12)), "transform", 11, 1, bias=False), [0, 2, 1])
-    x = net.transpose(net.unsqueeze(net.mul(x, x), [3]), [0, 3, 1, 2])
-    x = net.relu(net.conv(x, "conv1", 16))
-    x = net.max_pool(net.relu(net.conv(net.relu(net.conv(x, "conv2", 12)), "conv3", 12)))
-    net.output(net.dense(net.global_pool(net.relu(net.conv(x, "conv4", 12))), "fc", 4), "output")
-    return net.build()

@@ -9,7 +9,7 @@ import torch
 
 from tools.zoos.example import Example, declare_vision
 
-SIZES = {"inception_v3": 256, "alexnet": 96, "googlenet": 96, "vit_h_14": 56, "squeezenet1_0": 96, "squeezenet1_1": 96}
+SIZES = {"inception_v3": 299, "alexnet": 96, "googlenet": 96, "vit_h_14": 56, "squeezenet1_0": 96, "squeezenet1_1": 96}
 """Sides of images other than 64 pixels, where a model needs them."""
 TAKES_SIZE = ("vit_",)
 VIDEO = {"mvit": (16, 224), "s3d": (16, 224)}
@@ -33,7 +33,7 @@ def build(name: str) -> Example:
         options["weights_backbone"] = None
     if "inception" in name or "googlenet" in name:
         options["init_weights"] = True
-    size = SIZES.get(name, 64)
+    size = SIZES.get(name.removeprefix("quantized_"), 64)
     if name.startswith(TAKES_SIZE):
         options["image_size"] = size
     if name == "maxvit_t":
