@@ -230,16 +230,19 @@ def _nearest(current: Pass, node: int) -> Ids:
         block = current.blocks.get(maker)
         if block is not None:
             found.append(np.arange(block.start, block.start + block.size))
-        if block is None or current.couplings.groupings.get(maker) or _inherits(block, left, right, makers):
+        if block is None or current.couplings.groupings.get(maker) or _inherits(current, block, left, right, makers):
             waiting.extend(graph.nodes[maker].inputs)
     return np.concatenate(found)
 
 
-def _inherits(block: Block, left: Ids, right: Ids, makers: Ids) -> bool:
-    """Whether a layer couples its vertices with others itself."""
+def _inherits(current: Pass, block: Block, left: Ids, right: Ids, makers: Ids) -> bool:
+    """Whether a layer itself couples its vertices with those of its data (not with other uses of its weight)."""
     mine = makers == block.node
-    inside = [(ids[mine] >= block.start) & (ids[mine] < block.start + block.size) for ids in (left, right)]
-    return bool((inside[0] != inside[1]).any())
+    pairs = np.stack([left[mine], right[mine]])
+    inside = (pairs >= block.start) & (pairs < block.start + block.size)
+    others = pairs[:, inside[0] != inside[1]][~inside[:, inside[0] != inside[1]]]
+    data = [current.labels[n].core for n in current.graph.nodes[block.node].inputs if n in current.labels]
+    return any(bool(np.isin(core, others).any()) for core in data)
 
 
 def _conflicting_ties(current: Pass, classes: Ids, decisions: Decisions) -> bool:
