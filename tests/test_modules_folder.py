@@ -204,7 +204,7 @@ def test_splits_of_other_sub_models_are_refused(tmp_path: Path) -> None:
 
     outer = graphsplit.split(Residual(), (IMAGE,), k=2, out=tmp_path / "parts")
     inner = graphsplit.split(graphsplit.split(Other(), (IMAGE,), k=2).submodels[0], k=2)
-    with pytest.raises(MergeError, match=r"for part 0 is one of another network than sub-model 0"):
+    with pytest.raises(MergeError, match="another split"):
         outer.merge([inner, outer.submodels[1]])
 
 
