@@ -407,3 +407,23 @@ def test_a_file_is_not_replaced_unasked(tmp_path: Path) -> None:
         torch_archive.save(source, tmp_path / "a.pt2")
     assert (tmp_path / "a.pt2").read_bytes() == before
     torch_archive.save(source, tmp_path / "a.pt2", beside=True, force=True)
+
+
+def test_weights_that_lie_where_they_would_be_read_are_refused(tmp_path: Path) -> None:
+    """An archive reads the weights beside it: another module's must neither be taken for its own nor be lost."""
+    make, args, kwargs = CASES["lenet"]
+    source = source_of(make(), args, kwargs, None)
+    stray = tmp_path / "a.safetensors"
+    stray.write_bytes(b"another module's")
+    with pytest.raises(OutputError, match="would be taken for the weights"):
+        torch_archive.save(source, tmp_path / "a.pt2")
+    assert stray.read_bytes() == b"another module's"
+    assert not (tmp_path / "a.pt2").exists()
+    (tmp_path / "b.pt2").mkdir()
+    (tmp_path / "b.safetensors").write_bytes(b"another module's")
+    with pytest.raises(OutputError):
+        torch_archive.save(source, tmp_path / "b.pt2", force=True)
+    assert (tmp_path / "b.safetensors").exists(), "nothing is removed for an archive that can't be written"
+    torch_archive.save(source, tmp_path / "a.pt2", force=True)
+    assert not stray.exists()
+    torch_archive.load(tmp_path / "a.pt2")

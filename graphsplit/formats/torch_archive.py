@@ -60,13 +60,12 @@ def save(
     exported again or has no form in a file, OutputError where the file exists and `force` is not set.
     """
     path = Path(path)
-    if not beside and path.with_suffix(WEIGHTS).exists():
-        if not force:
-            raise OutputError(
-                f"{str(path.with_suffix(WEIGHTS))!r} would be taken for the weights of {str(path)!r}",
-                hint="move it, choose another name, or add --force to remove it",
-            )
-        path.with_suffix(WEIGHTS).unlink()
+    stray = None if beside else path.with_suffix(WEIGHTS)
+    if stray is not None and stray.exists() and not path.exists() and not force:
+        raise OutputError(
+            f"{str(stray)!r} would be taken for the weights of {str(path)!r}",
+            hint="move it, choose another name, or add --force to remove it",
+        )
     source = on_cpu(source)
     held = {**source.graph.metadata, **(metadata or {})}
     source = source.with_graph(source.graph.replace(metadata=held))
@@ -77,6 +76,8 @@ def save(
         torch.export.save(program, staged, extra_files=extra)
         if beside:
             write_safetensors(state_of(source), staged.with_suffix(WEIGHTS), metadata=held)
+        elif stray is not None and force:
+            stray.unlink(missing_ok=True)  # only now: nothing of the user's goes before its successor is written
 
 
 def save_source(source: Source, path: str | os.PathLike[str], elsewhere: frozenset[str]) -> None:
