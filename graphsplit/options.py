@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from graphsplit.errors import PlanError
 from graphsplit.labels.decide import Outputs
@@ -21,9 +21,9 @@ class SplitOptions(TypedDict, total=False):
 
     strategy, seed: which vertices go together ("contiguous", "interleaved", "random"). shares: widths of the parts. keep:
     nodes, parameters or values whose layer isn't divided. trainable, constant: tensors that train, or don't, though they
-    don't look like it. outputs: how outputs without an output layer are merged ("auto", "mean", "concat"). rules: rule lines
-    for custom ops. sizes: sizes to plan with for dynamic axes. init: "rescale" makes up for the smaller fan-in of hidden
-    weights, "keep" takes slices as they are.
+    don't look like it. outputs: whether outputs are merged as the parts' mean or put side by side ("mean", "concat"; "auto"
+    puts those side by side that have no output layer). rules: rule lines for custom ops. sizes: sizes to plan with for
+    dynamic axes. init: "rescale" makes up for the smaller fan-in of hidden weights, "keep" takes slices as they are.
     """
 
     strategy: str
@@ -66,6 +66,8 @@ class Choices:
         found = cls(**held)
         if found.init not in ("keep", "rescale"):
             raise PlanError(f"there is no initialisation {found.init!r}", hint="choose keep or rescale")
+        if found.outputs not in get_args(Outputs):
+            raise PlanError(f"outputs can't be {found.outputs!r}", hint=f"choose {', '.join(get_args(Outputs))}")
         return found
 
     @classmethod

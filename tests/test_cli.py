@@ -172,10 +172,29 @@ def test_inspect_a_model_a_plan_and_a_folder(run: Run, lenet: Path) -> None:
 
 def test_inspect_says_which_options_go_together(run: Run, lenet: Path) -> None:
     assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
-    for arguments in (("parts", "-k", 2), (lenet, "--keep", "x"), (lenet, "--compare", "--shares", "1,1")):
+    for arguments in (
+        ("parts", "-k", 2),
+        (lenet, "--keep", "x"),
+        (lenet, "--outputs", "mean"),
+        (lenet, "--compare", "--shares", "1,1"),
+    ):
         done = run("inspect", *arguments)
         assert done.exit_code == 2
         assert "Usage: graphsplit inspect" in done.stderr
+
+
+def test_outputs_side_by_side_are_said_and_refused_where_that_is_impossible(run: Run, lenet: Path) -> None:
+    done = run("split", lenet, "-k", 2, "-o", "parts", "--outputs", "concat")
+    assert done.exit_code == 0
+    assert "a part alone then no longer has the original cost function" in " ".join(done.stdout.split())
+    (output,) = json.loads(Path("parts/manifest.json").read_text())["outputs"]
+    assert output["merge"] == "concat"
+    assert run("verify", "parts").exit_code == 0
+    refused = run("split", lenet, "-k", 11, "--outputs", "concat")
+    assert refused.exit_code == 2
+    assert "each part has 'output' whole" in refused.stderr
+    planned = json.loads(run("inspect", lenet, "-k", 2, "--outputs", "concat", "--json").stdout)
+    assert [output["merge"] for output in planned["outputs"]] == ["concat"]
 
 
 def test_inspect_lists_every_refused_node(run: Run, tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def _split(model: Path, k: int, options: dict[str, Any], outputs: dict[str, Any]
     return graphsplit.split(given.module, given.args, given.kwargs, k=k, dynamic_shapes=shapes, **outputs, **options)
 
 
+def _given(options: dict[str, Any]) -> bool:
+    """Whether any of the options that say what is divided differs from its default."""
+    return any(value and value != "auto" for value in options.values())
+
+
 def _no_inputs(model: Path, inputs: tuple[str, ...]) -> None:
     if inputs:
         raise click.UsageError(f"--input is for torch modules (package.module:factory), and {str(model)!r} is a file")
@@ -206,7 +211,7 @@ def inspect(
 
     found: Report
     if source.is_dir():
-        if k is not None or compare or shares or any(options.values()):
+        if k is not None or compare or shares or _given(options):
             raise click.UsageError(f"{str(source)!r} is the folder of a split: it takes no options but --json")
         found = report.inspect_folder(source)
     elif compare:
@@ -216,8 +221,8 @@ def inspect(
     elif k is not None:
         found = report.inspect_split(_model(source, options), k, shares=shares, **options)
     else:
-        if shares or options.pop("keep"):
-            raise click.UsageError("--shares and --keep say how to split: give -k, too")
+        if shares or _given({name: options.pop(name) for name in ("keep", "outputs")}):
+            raise click.UsageError("--shares, --keep and --outputs say how to split: give -k, too")
         found = report.inspect_model(_model(source, options, strict=False), **options)
     show_report(found, as_json)
 

@@ -108,6 +108,13 @@ def planning(command: Command) -> Command:
             multiple=True,
             help="A node, parameter or value whose layer isn't divided; repeatable.",
         ),
+        click.option(
+            "--outputs",
+            type=click.Choice(["auto", "mean", "concat"]),
+            default="auto",
+            show_default=True,
+            help="How outputs merge: as the parts' mean, side by side, or side by side where no output layer makes them.",
+        ),
     ):
         command = option(command)
     return command

@@ -1,7 +1,7 @@
 """The label flow: which neuron computed each element, and which neurons must stay together."""
 
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, Labels
-from graphsplit.labels.decide import Flowed, flow, stored
+from graphsplit.labels.decide import Flowed, Outputs, flow, stored
 from graphsplit.labels.flow import Block, Dialect
 from graphsplit.labels.operands import refuse_unknown
 from graphsplit.labels.parameters import UNUSED, Claim
@@ -17,6 +17,7 @@ __all__ = [
     "Dialect",
     "Flowed",
     "Labels",
+    "Outputs",
     "flow",
     "parameters",
     "refuse_unknown",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from graphsplit.errors import GraphsplitError, UnsupportedError
 from graphsplit.facts import Facts, same_numbers
 from graphsplit.graph import Graph
-from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, squeeze_constant_axes
+from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, squeeze_constant_axes, uniform
 from graphsplit.labels.couplings import resolve
 from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass, settle
 from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie
@@ -76,15 +76,19 @@ def flow(
     """Run the labels through a network for a split into `parts`.
 
     `others` are the facts for other sizes of the dynamic axes: what differs there isn't fixed. `keep` names nodes,
-    parameters or values whose layer isn't divided. `outputs` says what becomes of an output that hidden
-    layers read: each part's mean ("mean"), slices put side by side ("concat"), or whichever leaves the parts narrow.
+    parameters or values whose layer isn't divided. `outputs` says what becomes of outputs: all are the parts' mean ("mean"),
+    all are slices put side by side ("concat"), or those that hidden layers read are whichever leaves the parts narrow.
 
-    Raises UnsupportedError for an op without a rule or a network that can't be divided. Linear in the graph for each round.
+    Raises UnsupportedError for an op without a rule, a network that can't be divided, or outputs that can't be what was asked.
+    Linear in the graph for each round.
     """
     kept = _kept(graph, keep)
 
     def run(concatenate: bool, undivided: frozenset[int] = frozenset()) -> Flowed:
-        return _decided(graph, dialect, (facts, others or facts), trained, parts, kept, concatenate, undivided)
+        decisions = Decisions(concatenate=concatenate, divided=outputs == "concat")
+        found = _decided(graph, dialect, (facts, others or facts), trained, parts, kept, decisions, undivided)
+        _as_asked(found, outputs)
+        return found
 
     best = run(outputs == "concat")
     contested = any("output" in reason for reason in best.private.values())
@@ -99,6 +103,34 @@ def flow(
         whole = run(best.concatenated, frozenset(node for node, _ in best.last.sharing))
         best = whole if stored(whole)[1] < share else best
     return best
+
+
+def _as_asked(flowed: Flowed, outputs: Outputs) -> None:
+    """Raise UnsupportedError for an output that isn't merged as was asked: it has to be whole in each part, or divided."""
+    for value in flowed.graph.outputs if outputs == "concat" and flowed.parts > 1 else ():
+        labels = flowed.labels.get(value.name)
+        core = uniform(None, OUTPUT).core if labels is None else labels.core
+        if not (core > 0).any() and not (core == COMMON).all():
+            maker = flowed.graph.producers.get(value.name)
+            reasons = [] if maker is None else [*_why_whole(flowed, maker)]
+            raise UnsupportedError(
+                f"--outputs concat: each part has {value.name!r} whole" + (f": {reasons[0]}" if reasons else ""),
+                hint="ask for --outputs auto, or mean",
+            )
+
+
+def _why_whole(flowed: Flowed, maker: int) -> Iterator[str]:
+    """Why layers on the way to a node's results aren't divided, the nearest first."""
+    graph, waiting, seen = flowed.graph, [maker], {maker}
+    for node in waiting:
+        block = flowed.last.blocks.get(node)
+        if node in flowed.last.narrow:
+            yield f"{graph.nodes[node].title}: {flowed.last.narrow[node]}"
+        elif block is not None:
+            yield from (flowed.private[i] for i in range(block.start, block.start + block.size) if i in flowed.private)
+        makers = [graph.producers[name] for name in graph.nodes[node].inputs if name in graph.producers]
+        waiting.extend(i for i in dict.fromkeys(makers) if i not in seen)
+        seen.update(makers)
 
 
 def _kept(graph: Graph, names: Iterable[str]) -> frozenset[int]:
@@ -137,10 +169,9 @@ def _decided(
     trained: frozenset[str],
     parts: int,
     keep: frozenset[int],
-    concatenate: bool,
+    decisions: Decisions,
     undivided: frozenset[int],
 ) -> Flowed:
-    decisions = Decisions(concatenate=concatenate)
     for _ in range(MAX_ROUNDS):
         layout = structure(graph, dialect.lookup, trained, frozenset(decisions.hidden))
         current, classes = settle(

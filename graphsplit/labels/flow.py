@@ -68,12 +68,16 @@ class Block:
 
 @dataclass
 class Decisions:
-    """What was settled between passes. `private` holds ids and the reason; it only grows."""
+    """What was settled between passes. `private` holds ids and the reason; it only grows.
+
+    `concatenate`: outputs that hidden layers read stay divided; `divided`: those of output layers, too.
+    """
 
     private: dict[int, str] = field(default_factory=dict)
     modes: dict[tuple[int, str], int] = field(default_factory=dict)
     hidden: set[int] = field(default_factory=set)
     concatenate: bool = False
+    divided: bool = False
     blocks: dict[tuple[int, tuple[int, ...]], Block] = field(default_factory=dict)
     next_id: int = 1
 
@@ -147,10 +151,11 @@ class Pass:
 
     def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
         size = int(np.prod(shape, dtype=np.int64))
-        if output:
+        if output and not self.decisions.divided:
             return np.full((1,) * len(shape), OUTPUT, np.int64)
         if size < self.parts or node in self.keep:
-            self.narrow[node] = "it was asked to be kept" if node in self.keep else f"it has only {size} vertices"
+            few = "only one vertex" if size == 1 else f"only {size} vertices"
+            self.narrow[node] = "it was asked to be kept" if node in self.keep else f"it has {few}"
             return np.full((1,) * len(shape), PRIVATE, np.int64)
         block = self.decisions.block(node, shape)
         self.blocks[node] = block

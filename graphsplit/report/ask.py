@@ -12,7 +12,7 @@ from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
 from graphsplit.formats.onnx_sizes import choose_sizes
 from graphsplit.graph import Graph
-from graphsplit.labels import Flowed, flow, parameters
+from graphsplit.labels import Flowed, Outputs, flow, parameters
 from graphsplit.network import Network, make, prepare
 from graphsplit.planning import Plan
 from graphsplit.report.content import Comparison, Explanation, GraphInspection, Inspection, PairExplanation
@@ -55,6 +55,7 @@ def inspect_split(
     *,
     shares: Sequence[float] | None = None,
     keep: Iterable[str] = (),
+    outputs: Outputs = "auto",
     trainable: Iterable[str] = (),
     constant: Iterable[str] = (),
     rules: Iterable[str] = (),
@@ -62,7 +63,7 @@ def inspect_split(
 ) -> Inspection:
     """What a split into `k` parts would do; nothing is written. Raises what planning raises."""
     network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
-    return inspect(make(network, k, shares=shares, keep=keep), network.dialect)
+    return inspect(make(network, k, shares=shares, keep=keep, outputs=outputs), network.dialect)
 
 
 def inspect_folder(folder: str | os.PathLike[str]) -> Inspection:
@@ -76,6 +77,7 @@ def compare_splits(
     numbers: Iterable[int] = range(1, 9),
     *,
     keep: Iterable[str] = (),
+    outputs: Outputs = "auto",
     trainable: Iterable[str] = (),
     constant: Iterable[str] = (),
     rules: Iterable[str] = (),
@@ -86,7 +88,7 @@ def compare_splits(
     kept = tuple(keep)
 
     def planned(k: int) -> Plan:
-        return make(network, k, keep=kept)
+        return make(network, k, keep=kept, outputs=outputs)
 
     return compare(network.graph.name, planned, numbers, network.dialect)
 
@@ -98,6 +100,7 @@ def explain_model(
     *,
     k: int = 2,
     keep: Iterable[str] = (),
+    outputs: Outputs = "auto",
     trainable: Iterable[str] = (),
     constant: Iterable[str] = (),
     rules: Iterable[str] = (),
@@ -114,7 +117,7 @@ def explain_model(
         named = {*half.graph.tensors, *half.graph.producers, *(node.name for node in half.graph.nodes)}
         if all(text.partition(":")[0] in named for text in (name, other) if text is not None):
             network = half
-    flowed = _flowed(network, k, keep)
+    flowed = _flowed(network, k, keep, outputs)
     return explain(flowed, name) if other is None else explain_pair(flowed, name, other)
 
 
@@ -122,5 +125,5 @@ def _network(model: Model, **options: Any) -> Network:
     return model if isinstance(model, Network) else prepare(model, **options)
 
 
-def _flowed(network: Network, k: int, keep: Iterable[str]) -> Flowed:
-    return flow(network.graph, network.dialect, network.facts, network.trained, k, keep=keep)
+def _flowed(network: Network, k: int, keep: Iterable[str], outputs: Outputs) -> Flowed:
+    return flow(network.graph, network.dialect, network.facts, network.trained, k, keep=keep, outputs=outputs)

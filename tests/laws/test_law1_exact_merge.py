@@ -109,6 +109,19 @@ def test_outputs_without_an_output_layer_as_means(tmp_path: Path) -> None:
         trained(ALL["backbone"](), 2, tmp_path / "backbone", outputs="mean")
 
 
+@pytest.mark.parametrize("name", ["lenet", "unet", "token_backbone", "backbone"])
+def test_outputs_asked_to_be_put_side_by_side(tmp_path: Path, name: str) -> None:
+    """The output layers are then divided like any other."""
+    case = trained(ALL[name](), 2, tmp_path, outputs="concat")
+    assert {output.merge for output in case.split.manifest.outputs} == {"concat"}
+    assert_exact(case)
+
+
+def test_outputs_that_no_part_can_have_a_slice_of_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GraphsplitError, match="--outputs concat: each part has 'output' whole: "):
+        trained(ALL["lenet"](), 11, tmp_path, outputs="concat")
+
+
 def test_parts_differ(made: Made) -> None:
     """If all parts gave the same, any weighting of them would be the mean."""
     case = made("lenet", 3)
