@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -301,10 +302,10 @@ def test_the_page_of_a_zoo() -> None:
         [zoo_result("a", "exact", **exact), zoo_result("b", "refused", reason="no rule | here\n  hint: none")],
         "python tools/zoo.py torchvision",
     )
-    assert "| 1 | 1 | 0 | 0 | 0 |" in text
+    assert "| K=2 | 1 | 1 | 0 | 0 | 0 |" in text
     assert "Planning takes 0.50 times as long as torch.export (median)." in text
-    assert "| a | 1,000 | 25.1% | 0 | 0 | 1.0e-15 | 1.0e-08 | 2.0 | 1.0 |" in text
-    assert "no rule \\| here" in text
+    assert "| a | 1,000 | 25.1% | 0 | 0 | 1.0e-15 | 1.0e-08 | 2.0 | 1.0 |  |" in text
+    assert "| b | K=2 | no rule \\| here |" in text
     assert "hint" not in text
 
 
@@ -316,8 +317,46 @@ def test_results_of_a_zoo_are_taken_up_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_each_exact_network_of_a_zoo_is_tried_in_one_further_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turns by its place in the zoo: what was known, or is refused, doesn't shift the others."""
+    names = ["a", "b", "c", "d"]
+
+    def attempt(_: str, model: str, way: Way) -> dict[str, object]:
+        return {"status": "refused" if model == "b" else "exact", "worst": 0.0, "tolerance": 1.0, "share": 0.3}
+
+    monkeypatch.setattr(zoo, "attempt", attempt)
+    monkeypatch.setattr(zoo, "module_of", lambda _: SimpleNamespace(names=lambda: names))
+    file, table = tmp_path / "zoo.json", tmp_path / "zoo.md"
+    zoo.write(file, [zoo_result("a", "exact", share=0.9, worst=0.0, tolerance=1.0)])
+    arguments = ["torchvision", "--also", "3,2:random:7,2:onnx", "--json", str(file), "--resume", str(file)]
+    assert zoo.main([*arguments, "--markdown", str(table)]) == 0
+    found = {r.key: r.share for r in zoo.read(file)}
+    assert found["a", Way(2)] == 0.9
+    ways = {model: way for model, way in found if way != Way(2)}
+    assert ways == {"a": Way(3), "c": Way(2, onnx=True), "d": Way(3)}
+    text = table.read_text()
+    assert "--also 3,2:random:7,2:onnx" in text
+    assert "| K=2 through ONNX: exact 30.0% |" in text
+
+
+def test_a_module_of_a_zoo_goes_through_its_export(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    torch = pytest.importorskip("torch")
+    from tools.zoos.example import Example
+    from tools.zoos.through_onnx import examine_export
+
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)).eval()
+    found = examine_export(Example(net, (torch.randn(2, 6),)), Way(2, onnx=True))
+    assert (found["status"], found["reason"]) == ("exact", "")
+    assert found["share"] == pytest.approx(48 / 92)
+    broken = examine_export(Example(net, (torch.randn(2, 7),)), Way(2, onnx=True))
+    assert broken["status"] == "not exported"
+
+
 def test_a_network_that_dies_or_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def attempt(name: str, model: str, k: int, strategy: str) -> dict[str, object]:
+    def attempt(name: str, model: str, way: Way) -> dict[str, object]:
         if model == "dies":
             os._exit(3)
         if model == "sleeps":
@@ -325,7 +364,8 @@ def test_a_network_that_dies_or_takes_too_long_fails_alone(monkeypatch: pytest.M
         return {"status": "exact", "worst": 0.0, "tolerance": 1.0}
 
     monkeypatch.setattr(zoo, "attempt", attempt)
-    found = {r.model: r for r in zoo.run("torchvision", ["dies", "sleeps", "works"], 2, "contiguous", 3, 2.0)}
+    todo = [(name, Way(2)) for name in ("dies", "sleeps", "works")]
+    found = {r.model: r for r in zoo.run("torchvision", todo, 3, 2.0)}
     assert found["works"].status == "exact"
     assert found["dies"].reason == "its process died (exit code 3)"
     assert found["sleeps"].reason == "it took longer than 2 s"

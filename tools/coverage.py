@@ -40,23 +40,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 sys.path.append(str(Path(__file__).parent.parent))
 from tools.shared.tables import cell, counted, kind, one_line, versions
+from tools.shared.ways import Way, ways_of
 
-__all__ = ["Model", "Result", "Way", "kind", "main", "markdown", "run"]
+__all__ = ["Model", "Result", "Way", "kind", "main", "markdown", "run", "ways_of"]
 
 Status = Literal["exact", "refused", "FAILED"]
 VERSIONS = ("graphsplit", "onnx", "onnx-ir", "onnxruntime", "numpy")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Way:
-    """How a model is split."""
-
-    k: int
-    strategy: str = "contiguous"
-    seed: int = 0
-
-    def __str__(self) -> str:
-        return f"K={self.k}" + (f" {self.strategy}" if self.strategy != "contiguous" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,21 +382,6 @@ def _refusals(results: Sequence[Result]) -> list[str]:
 # -- arguments ------------------------------------------------------------------------------------
 
 
-def way_of(text: str) -> Way:
-    """A way from `K[:strategy[:seed]]`."""
-    k, _, rest = text.partition(":")
-    strategy, _, seed = rest.partition(":")
-    try:
-        return Way(int(k), strategy or "contiguous", int(seed or 0))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not K or K:STRATEGY or K:STRATEGY:SEED") from None
-
-
-def ways_of(text: str) -> list[Way]:
-    """Several ways, separated by commas."""
-    return [way_of(item) for item in text.split(",") if item]
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -446,8 +420,7 @@ def shown(arguments: argparse.Namespace) -> str:
     if arguments.strategy != "contiguous":
         words += ["--strategy", arguments.strategy, "--seed", str(arguments.seed)]
     if arguments.also:
-        spelled = (f"{w.k}" + f":{w.strategy}:{w.seed}" * (w.strategy != "contiguous") for w in arguments.also)
-        words += ["--also", ",".join(spelled)]
+        words += ["--also", ",".join(way.spelled for way in arguments.also)]
     return shlex.join(words + ["--distinct"] * arguments.distinct)
 
 
@@ -455,6 +428,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, write; gives the exit code."""
     made = parser()
     arguments = made.parse_args(argv)
+    if any(way.onnx for way in arguments.also):
+        made.error("the models are ONNX files: 'onnx' is a way of tools/zoo.py")
     if arguments.resume and not arguments.json:
         made.error("--resume needs --json FILE")
     places = [("Models", path) for path in arguments.models]

@@ -21,6 +21,7 @@ from graphsplit.labels import OUTPUT
 from graphsplit.modules.split import ModuleSplit, split_module
 from graphsplit.report import inspect
 from graphsplit.verification.perturb import perturbed
+from tools.shared.ways import Way
 from tools.zoos.example import Example, in_double, redrawn
 
 DOUBLE_LIMIT = 150_000_000
@@ -32,14 +33,14 @@ EVIDENCE = 1e-6
 Found = dict[str, Any]
 
 
-def examine(example: Example, k: int, strategy: str) -> Found:
+def examine(example: Example, way: Way) -> Found:
     """Split a module and check its laws: what a `ZooResult` says of it. Raises what the split raises."""
     size = sum(p.numel() for p in example.model.parameters())
     example = in_double(example) if size <= DOUBLE_LIMIT and runs_in_double(example) else example
     example.model.train().eval()  # some models keep what they computed with in evaluation mode until they train
     begin, clock = time.perf_counter(), _Clock()
     with clock:
-        parts = split_module(example.model, example.args, example.kwargs, k=k, strategy=strategy)
+        parts = split_module(example.model, example.args, example.kwargs, k=way.k, strategy=way.strategy, seed=way.seed)
     facts = inspect(parts.plan)
     found: Found = {
         "parameters": size,
