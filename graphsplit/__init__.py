@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphsplit.merging import Merge
     from graphsplit.modules import ModuleSplit
     from graphsplit.splitting import Split
+    from graphsplit.training import run, train
     from graphsplit.verification import Verification, verify
 
 __all__ = [
@@ -39,7 +40,9 @@ __all__ = [
     "merge",
     "plan",
     "reopen",
+    "run",
     "split",
+    "train",
     "verify",
 ]
 
@@ -51,6 +54,8 @@ _HOMES = {
     "split": "graphsplit.api",
     "Split": "graphsplit.splitting",
     "ModuleSplit": "graphsplit.modules",
+    "train": "graphsplit.training",
+    "run": "graphsplit.training",
     "merge": "graphsplit.api",
     "Merge": "graphsplit.merging",
     "verify": "graphsplit.verification",

@@ -28,7 +28,7 @@ from tests.networks import NETWORKS, REFUSED
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "commands.md"
 LENET = ["parameters   share", "431,080", "109,295  25.35%"]
-COMMANDS = ("split", "merge", "verify", "inspect", "explain")
+COMMANDS = ("split", "merge", "verify", "inspect", "explain", "train", "run")
 
 Run = Callable[..., Result]
 
@@ -457,7 +457,8 @@ def document() -> str:
         "and, where something helps a second, `  hint: ...`; it leaves nothing behind.",
         "",
         "Multiply-adds are those of contractions (convolutions, matrix products), for the sizes of dynamic axes that",
-        "`inspect` prints beside them: activations don't count, positions in the padding do.",
+        "`inspect` prints beside them: activations don't count, positions in the padding do. `train` and `run` count what was",
+        "run, forward and backward. What these two leave, and what a task is, says [training.md](training.md).",
         "",
     ]
     top = click.Context(main, info_name="graphsplit", terminal_width=80, **main.context_settings)

@@ -31,14 +31,18 @@ STRATA: tuple[tuple[str, ...], ...] = (
     ("splitting", "merging"),
     ("modules",),
     ("verification",),  # layer 6
-    ("report", "draw", "train"),
+    ("report", "draw"),
     ("api",),
+    ("executor",),
+    ("stacking",),
+    ("training",),
     ("__init__", "__main__", "cli"),  # layer 7
 )
 LAYERS = {name: height for height, stratum in enumerate(STRATA) for name in stratum}
 ONNX_HOMES = {"formats"}
 HEAVY = {"torch", "onnxruntime"}
-TORCH_HOMES = sorted((ROOT / "formats").glob("torch_*.py"))
+TORCH_ROOMS = {"executor", "stacking", "training"}
+TORCH_HOMES = [*(ROOT / "formats").glob("torch_*.py"), *(p for r in TORCH_ROOMS for p in (ROOT / r).glob("*.py"))]
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -116,6 +120,7 @@ def test_torch_and_onnxruntime_are_imported_only_when_needed(path: Path) -> None
         return
     named = [name for _, name in imports(path, at_start=True)]
     assert [name for name in named if name.startswith("graphsplit.formats.torch_")] == []
+    assert [name for name in named if name.startswith("graphsplit.") and name.split(".")[1] in TORCH_ROOMS] == []
     assert [name for _, name in imports(path, at_start=True) if name.split(".")[0] in HEAVY] == []
 
 

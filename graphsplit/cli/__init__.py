@@ -13,6 +13,7 @@ import click
 
 from graphsplit.cli.options import FOLDER, FORCE, JSON, MODEL, PATH, SHARES, Greedy, planning
 from graphsplit.cli.output import FAILED, Bar, Commands, console, emit, show_report
+from graphsplit.cli.training import run, train
 
 if TYPE_CHECKING:
     from graphsplit.network import Network
@@ -73,7 +74,7 @@ def split(model: Path, k: int, out: Path | None, as_json: bool, **options: Any) 
 
     folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-parts")
     with Bar() as progress:
-        done = _split(model, k, options, {"out": folder, "progress": progress})
+        done = split_model(model, k, options, {"out": folder, "progress": progress})
     found = inspect(done.plan)
     files = [str(folder / entry.file) for entry in done.manifest.submodels]
     if as_json:
@@ -84,7 +85,8 @@ def split(model: Path, k: int, out: Path | None, as_json: bool, **options: Any) 
         show_split(console(), found, str(folder))
 
 
-def _split(model: Path, k: int, options: dict[str, Any], outputs: dict[str, Any]) -> Split[Any]:
+def split_model(model: Path, k: int, options: dict[str, Any], outputs: dict[str, Any]) -> Split[Any]:
+    """Split what a command line names as MODEL, with the options of `planning`."""
     import graphsplit
     from graphsplit.modules import factory
 
@@ -250,3 +252,7 @@ def explain(model: Path, name: str, other: str | None, as_json: bool, **options:
     from graphsplit import report
 
     show_report(report.explain_model(_model(model, options), name, other, **options), as_json)
+
+
+main.add_command(train)
+main.add_command(run)

@@ -10,7 +10,7 @@ import numpy as np
 
 from graphsplit.errors import MergeError
 from graphsplit.graph import Array
-from graphsplit.merging import LeafModel
+from graphsplit.merging import LeafModel, Opened
 from graphsplit.modules.fold import folded
 from graphsplit.modules.groups import Settings, merged_groups, refuse_missing_state
 from graphsplit.modules.source import unwrapped
@@ -78,14 +78,47 @@ def merge_into(
     scaled: frozenset[str] = frozenset()
     if module is split.model and split.plan.activation and split.parts > 1:
         scaled = folded(split.plan, split.opened.network.dialect)
+    _merge(split.opened, leaves, given, into, targets, settings, scaled)
+
+
+def merge_named_into(
+    opened: Opened,
+    leaves: Sequence[LeafModel],
+    trained: Sequence[tuple[nn.Module, torch.optim.Optimizer]],
+    into: torch.optim.Optimizer,
+    module: nn.Module,
+) -> None:
+    """Merge the optimizers of networks that weren't split as modules, one for each leaf, into that of the merged `module`.
+
+    All these modules name their parameters as the graphs do. Raises MergeError.
+    """
+    _check_kinds([optimizer for _, optimizer in trained], into)
+    given = []
+    for number, (one, optimizer) in enumerate(trained):
+        names = {name: name for name in _by_identity(one).values()}
+        given.append(_read(number, optimizer, str(number), one, names))
+    known = _by_identity(module)
+    targets = {parameter: known[id(parameter)] for group in into.param_groups for parameter in group["params"]}
+    _merge(opened, leaves, given, into, targets, "submodels", frozenset())
+
+
+def _merge(
+    opened: Opened,
+    leaves: Sequence[LeafModel],
+    given: Sequence[_Given],
+    into: torch.optim.Optimizer,
+    targets: Mapping[Any, str],
+    settings: Settings,
+    scaled: frozenset[str],
+) -> None:
+    """Merge what was read; `into` changes at the end only."""
     suffixes = [leaf.graph.suffix for leaf in leaves]
-    kept = settings == "into"
-    groups = into.param_groups if kept else merged_groups(given, into, targets, suffixes)
+    groups = into.param_groups if settings == "into" else merged_groups(given, into, targets, suffixes)
     merged: dict[Any, dict[str, Any]] = {}
     for group in groups:
         for parameter in group["params"]:
             name = targets[parameter]
-            found = _state(split, leaves, given, name, group.get("betas"), scaled=name in scaled)
+            found = _state(opened, leaves, given, name, group.get("betas"), scaled=name in scaled)
             if found:
                 merged[parameter] = {key: _as_torch(value, parameter, key, group) for key, value in found.items()}
     refuse_missing_state(groups, merged, targets)
@@ -216,13 +249,13 @@ def _targets(split: ModuleSplit, into: torch.optim.Optimizer) -> tuple[nn.Module
 
 
 def _state(
-    split: ModuleSplit, leaves: Sequence[LeafModel], given: Sequence[_Given], name: str, betas: Any, *, scaled: bool
+    opened: Opened, leaves: Sequence[LeafModel], given: Sequence[_Given], name: str, betas: Any, *, scaled: bool
 ) -> dict[str, Any] | None:
     """The merged state of a parameter, whose averages will go on with these betas; None where no sub-model has any.
 
     `scaled`: it takes the scale behind an output layer, as its weights do in the original layers.
     """
-    entries = split.opened.entries
+    entries = opened.entries
     if name not in entries:
         return _state_of_copy(entries, leaves, given, name, betas)
     found = [one.states.get(name) for one in given]
@@ -241,7 +274,7 @@ def _state(
     ]
     pieces = [Leaf(leaf.path, leaf.graph.slices[name], leaf.weight, leaf.tensors[name], leaf.label) for leaf in leaves]
     merged: dict[str, Any] = {}
-    entry, groups = entries[name], split.manifest.groups
+    entry, groups = entries[name], opened.manifest.groups
     if scaled:
         behind = entry.scale == "activation"
         arrays = [_scaled(one, float(leaf.weight), behind=behind) for one, leaf in zip(arrays, leaves, strict=True)]

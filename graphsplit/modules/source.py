@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from graphsplit.formats.torch_holders import Source
     from graphsplit.formats.torch_modes import Modes
-    from graphsplit.formats.torch_module import SplitModule
 
 
 def source_of(
@@ -37,7 +36,7 @@ def source_of(
     from graphsplit.formats.torch_shapes import with_free_batch
 
     if isinstance(model, SplitModule) and model.split_source is not None:
-        return _refilled(model, model.split_source)
+        return with_weights(model, model.split_source)
 
     def both(args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Any) -> Modes:
         programs = []
@@ -58,8 +57,8 @@ def _signature(model: nn.Module) -> inspect.Signature:
     return inspect.Signature([parameter.replace(annotation=empty) for parameter in held])
 
 
-def _refilled(model: SplitModule, source: Source) -> Source:
-    """A sub-model's source with the weights that it has now."""
+def with_weights(model: nn.Module, source: Source) -> Source:
+    """A written module's source with the weights that the module has now."""
     return source.with_graph(source.graph.replace(tensors={**source.graph.tensors, **held_tensors(model, source)}))
 
 

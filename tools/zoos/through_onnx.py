@@ -17,7 +17,7 @@ TAKEN = ("status", "reason", "parameters", "share", "repeated", "private", "wors
 
 
 def examine_export(example: Example, way: Way) -> dict[str, Any]:
-    """Export a module as it stands, unfolded, and examine the file. Raises nothing: not to be exported is an answer."""
+    """Export a module as users do, and examine the file. Raises nothing: not to be exported is an answer."""
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(scratch, "model.onnx")
@@ -28,7 +28,7 @@ def examine_export(example: Example, way: Way) -> dict[str, Any]:
                 path,
                 kwargs=dict(example.kwargs),
                 dynamo=True,
-                optimize=False,
+                optimize=True,  # as users export
                 verbose=False,
             )
         except Exception as error:  # noqa: BLE001 - the exporter raises what it likes

@@ -1,0 +1,9 @@
+"""Training sub-models and merged networks on a user's task, to the same result however often it is interrupted."""
+
+from graphsplit.training.folder import Training, train_parts
+from graphsplit.training.loop import Outcome
+from graphsplit.training.method import Result
+from graphsplit.training.start import run, train
+from graphsplit.training.task import Task, TrainingError, load_task
+
+__all__ = ["Outcome", "Result", "Task", "Training", "TrainingError", "load_task", "run", "train", "train_parts"]

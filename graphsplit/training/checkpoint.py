@@ -1,0 +1,118 @@
+"""Checkpoints: all that a training needs to go on as if nothing had happened. Written whole or not at all, read as plain data."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphsplit.files import atomic_file
+from graphsplit.training.task import TrainingError
+from graphsplit.training.trainee import Trainee
+
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a training is: whole epochs, batches of the one begun, and what was summed up so far.
+
+    losses: sums over the epoch's samples, one for each sub-model. seconds: of training and evaluation, over all runs.
+    multiply_adds: of a step, measured once. lines: of the metrics file that belong to this.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    counted: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    multiply_adds: int = 0
+    step_multiply_adds: int = 0
+    peak_memory: int = 0
+    lines: int = 0
+
+
+def save(path: Path, trainee: Trainee, progress: Progress, identity: Mapping[str, Any]) -> None:
+    """Write a checkpoint in the place of the one before."""
+    content = {
+        "format": FORMAT,
+        "identity": dict(identity),
+        "progress": dict(vars(progress)),
+        "model": _state(trainee.module),
+        "optimizer": trainee.optimizer.state_dict(),
+        "schedule": None if trainee.schedule is None else trainee.schedule.state_dict(),
+        "random": _random(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path, force=True) as staged:
+        torch.save(content, staged)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint's content: plain data and tensors. Raises TrainingError for a file that is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainingError(
+            f"{os.fspath(path)!r} can't be read as a checkpoint: {reason:.200}",
+            hint="a schedule or optimizer that keeps more than numbers and tensors in its state can't be resumed",
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise TrainingError(f"{os.fspath(path)!r} is no checkpoint of this version of graphsplit")
+    return content
+
+
+def restore(content: Mapping[str, Any], trainee: Trainee, identity: Mapping[str, Any], path: Path) -> Progress:
+    """Put a checkpoint's content back. Raises TrainingError where it belongs to another training."""
+    for name, value in identity.items():
+        if content["identity"].get(name) != value:
+            raise TrainingError(
+                f"{str(path)!r} was written with {name} {content['identity'].get(name)!r}, and this training has {value!r}",
+                hint="resume with the same settings, or start anew with --force",
+            )
+    try:
+        trainee.module.load_state_dict(content["model"])
+        trainee.optimizer.load_state_dict(content["optimizer"])
+        if trainee.schedule is not None and content["schedule"] is not None:
+            trainee.schedule.load_state_dict(content["schedule"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{str(path)!r} doesn't fit the network or its optimizer: {str(error).splitlines()[0]:.200}",
+            hint="resume with the same task and network, or start anew with --force",
+        ) from error
+    _set_random(content["random"])
+    return Progress(**content["progress"])
+
+
+def _state(module: torch.nn.Module) -> dict[str, Any]:
+    return {name: value.detach() if torch.is_tensor(value) else value for name, value in module.state_dict().items()}
+
+
+def _random() -> dict[str, Any]:
+    """The global generators, as plain data. Python's and numpy's count as well: a forward may draw from them."""
+    kind, keys, position, gauss, cached = np.random.get_state()  # noqa: NPY002 - users' code draws from it
+    version, words, second = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, [int(word) for word in keys], int(position), int(gauss), float(cached)],
+        "python": [version, list(words), second],
+    }
+
+
+def _set_random(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), position, gauss, cached))  # noqa: NPY002 - as above
+    version, words, second = state["python"]
+    random.setstate((version, tuple(words), second))

@@ -1,0 +1,98 @@
+"""Training the sub-models of a split's folder, each alone, where they lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from graphsplit.files import inside
+from graphsplit.manifest import Manifest
+from graphsplit.training.files import open_network, put_back
+from graphsplit.training.loop import Course, Outcome, Report, train
+from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.trainee import make
+
+FOLDER = "training"
+"""Where a split's folder keeps what its training leaves: a folder for each part, with its checkpoint and its metrics."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is asked of the training of sub-models or of a network.
+
+    epochs: to train to; schedule: how many epochs the schedule is made for, where it goes on behind the merge. every:
+    seconds between checkpoints.
+    """
+
+    epochs: int
+    schedule: int
+    seed: int = 0
+    device: str = "cpu"
+    every: float = 60.0
+    resume: bool = False
+    force: bool = False
+
+    @classmethod
+    def of(cls, task: Task, epochs: int | None = None, schedule: int | None = None, **settings: object) -> Training:
+        """Settings with the task's number of epochs where none is given. Raises TrainingError where there is none at all."""
+        found = epochs or task.epochs
+        if found is None:
+            raise TrainingError("how many epochs isn't said", hint="give --epochs N, or write EPOCHS = N into the task")
+        device = settings.pop("device", None) or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(found, schedule or found, device=str(device), **settings)  # type: ignore[arg-type]
+
+    def course(self, folder: Path | None, title: str) -> Course:
+        """The course of one network that starts at the first epoch."""
+        return Course(
+            self.epochs,
+            self.schedule,
+            self.seed,
+            folder=folder,
+            every=self.every,
+            resume=self.resume,
+            force=self.force,
+            title=title,
+        )
+
+
+def train_parts(
+    folder: str | os.PathLike[str],
+    task: Task,
+    training: Training,
+    *,
+    parts: Sequence[int] | None = None,
+    report: Report | None = None,
+) -> list[Outcome]:
+    """Train sub-models of a split one after another; each one's weights go back into its file as it is done.
+
+    `parts` are those to train, all by default. Raises TrainingError, and what reading a split raises.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    chosen = list(range(manifest.parts)) if parts is None else list(parts)
+    for part in chosen:
+        if not 0 <= part < manifest.parts:
+            raise TrainingError(f"--part {part}: the split has parts 0 to {manifest.parts - 1}")
+    found = []
+    for part in chosen:
+        found += _train_part(folder, inside(folder, manifest.submodels[part].file), part, task, training, report)
+    return found
+
+
+def _train_part(
+    folder: Path, file: Path, part: int, task: Task, training: Training, report: Report | None
+) -> list[Outcome]:
+    trainee = make(task, open_network(file), [part], training.device, training.schedule)
+    course = training.course(part_folder(folder, part), f"part {part}")
+    found = train(task, trainee, course, report)
+    put_back(trainee.module, file)
+    return found
+
+
+def part_folder(folder: Path, part: int) -> Path:
+    """Where one part's training keeps its files."""
+    return folder / FOLDER / f"part_{part}"

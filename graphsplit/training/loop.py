@@ -1,0 +1,271 @@
+"""The training loop: epochs of batches, measured, and written down so that it can go on after any kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphsplit.training import checkpoint
+from graphsplit.training.checkpoint import Progress
+from graphsplit.training.streams import Stream, seed_model
+from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.trainee import Trainee, batch_of, evaluate, samples
+
+CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is asked of a training: to which epoch (of how many in the schedule), with what seed, and where it keeps its files.
+
+    first: the epoch that it starts at, where networks before it trained so far. every: seconds between checkpoints.
+    """
+
+    until: int
+    epochs: int
+    seed: int = 0
+    first: int = 0
+    folder: Path | None = None
+    every: float = 60.0
+    resume: bool = False
+    force: bool = False
+    title: str = "training"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training of one part came to. seconds, multiply-adds and memory are those of all that was trained with it.
+
+    history: a line for each epoch, as in the metrics file. finished: whether the epochs asked for are done.
+    """
+
+    part: int
+    epochs: int
+    samples: int
+    seconds: float
+    multiply_adds: int
+    peak_memory: int
+    together: int
+    history: tuple[dict[str, Any], ...]
+
+
+@dataclass
+class _Run:
+    task: Task
+    trainee: Trainee
+    course: Course
+    streams: list[Stream]
+    report: Report
+    progress: Progress
+    sums: list[torch.Tensor] = field(default_factory=list)
+    saved: float = 0.0
+    begun: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"seed": self.course.seed, "parts": list(self.trainee.parts), "first epoch": self.course.first}
+
+
+def train(task: Task, trainee: Trainee, course: Course, report: Report | None = None) -> list[Outcome]:
+    """Train to the end of a course: one outcome for each sub-model.
+
+    With a folder, an earlier training there is gone on with (`resume`), replaced (`force`), or refused. Raises TrainingError.
+    """
+    data = [task.train_data() for _ in trainee.parts]
+    streams = [Stream(one, course.seed, part) for one, part in zip(data, trainee.parts, strict=True)]
+    run = _Run(task, trainee, course, streams, report or (lambda *_: None), Progress(epoch=course.first))
+    _open(run)
+    run.begun = run.saved = time.monotonic()
+    validation = task.validation_data() if task.validation_data is not None else None
+    while run.progress.epoch < course.until:
+        _epoch(run)
+        _finish_epoch(run, validation)
+    if course.folder is not None and not (course.folder / CHECKPOINT).exists():
+        _save(run)  # no epoch was asked for: what comes after takes up the start
+    return _outcomes(run)
+
+
+def _open(run: _Run) -> None:
+    """Take up an earlier training, or start one."""
+    seed_model(run.course.seed, run.trainee.parts, run.course.first)
+    run.sums = [torch.zeros((), device=run.trainee.device) for _ in run.trainee.parts]
+    if run.course.folder is None:
+        return
+    path = run.course.folder / CHECKPOINT
+    if path.exists() and not (run.course.resume or run.course.force):
+        known = checkpoint.read(path)["progress"]
+        raise TrainingError(
+            f"{str(run.course.folder)!r} holds a training at epoch {known['epoch']}",
+            hint="add --resume to go on with it, or --force to start anew from the weights as they are",
+        )
+    if path.exists() and run.course.resume:
+        run.progress = checkpoint.restore(checkpoint.read(path), run.trainee, run.identity, path)
+        run.sums = [torch.tensor(x, device=run.trainee.device) for x in run.progress.losses] or run.sums
+    run.course.folder.mkdir(parents=True, exist_ok=True)
+    _keep_lines(run.course.folder / METRICS, run.progress.lines)
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    """Drop what a killed run wrote behind its last checkpoint."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    if not path.exists() or len(lines) != count:
+        path.write_text("".join(lines[:count]), encoding="utf-8")
+
+
+def _epoch(run: _Run) -> None:
+    """The batches of an epoch that are left."""
+    progress, trainee = run.progress, run.trainee
+    total = len(run.streams[0])
+    before, whole = progress.epoch * total, run.course.until * total
+    for stream in run.streams:
+        stream.begin(progress.epoch, skip=progress.step)
+    trainee.module.train()
+    while progress.step < total:
+        batches = [batch_of(stream.next(), trainee.device) for stream in run.streams]
+        _step(run, batches)
+        progress.step += 1
+        run.report(run.course.title, before + progress.step, whole)
+        if run.task.schedule_each == "step" and trainee.schedule is not None:
+            trainee.schedule.step()
+        if progress.step < total and time.monotonic() - run.saved > run.course.every:
+            _save(run)
+
+
+def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
+    """One step of the optimizer."""
+    progress, trainee = run.progress, run.trainee
+    with _Counter(progress) if not progress.step_multiply_adds else nullcontext():
+        outputs = trainee.outputs([inputs for inputs, _ in batches])
+        losses = [run.task.loss(out, targets) for out, (_, targets) in zip(outputs, batches, strict=True)]
+        if not (torch.is_tensor(losses[0]) and losses[0].dim() == 0):
+            raise TrainingError("loss() doesn't give a scalar tensor", hint="take the mean over the batch")
+        trainee.optimizer.zero_grad(set_to_none=True)
+        trainee.backward(losses)
+    trainee.optimizer.step()
+    size = samples(batches[0])
+    for at, loss in enumerate(losses):
+        run.sums[at] = run.sums[at] + loss.detach() * size
+    progress.counted += size
+    progress.samples += size * len(batches)
+    progress.multiply_adds += progress.step_multiply_adds
+
+
+class _Counter(AbstractContextManager["_Counter"]):
+    """Counts the multiply-adds of what is run inside, forward and backward."""
+
+    def __init__(self, progress: Progress) -> None:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self.progress = progress
+        self.counter: Any = FlopCounterMode(display=False)
+
+    def __enter__(self) -> _Counter:
+        self.counter.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.counter.__exit__(*error)
+        self.progress.step_multiply_adds = max(1, self.counter.get_total_flops() // 2)
+
+
+def _finish_epoch(run: _Run, validation: Any) -> None:
+    """Measure, write a line for each sub-model, step the schedule, and checkpoint."""
+    progress, trainee, course = run.progress, run.trainee, run.course
+    means = [float(total) / progress.counted for total in run.sums]
+    if not all(math.isfinite(mean) for mean in means):
+        raise TrainingError(
+            f"the loss of epoch {progress.epoch + 1} is {next(m for m in means if not math.isfinite(m))}",
+            hint="a smaller learning rate, as a rule; the checkpoint before it is kept",
+        )
+    rates = [group["lr"] for group in trainee.optimizer.param_groups]
+    if run.task.schedule_each == "epoch" and trainee.schedule is not None:
+        trainee.schedule.step()
+    held = evaluate(run.task, trainee, validation) if validation is not None else None
+    progress.epoch, progress.step, progress.counted, progress.losses = progress.epoch + 1, 0, 0, []
+    run.sums = [torch.zeros((), device=trainee.device) for _ in trainee.parts]
+    _clock(run)
+    lines = [
+        {
+            "part": part,
+            "epoch": progress.epoch,
+            "learning_rate": float(rates[0]),
+            "loss": means[at],
+            **({"validation": held[at]} if held is not None else {}),
+            "samples": progress.samples // len(trainee.parts),
+            "seconds": round(progress.seconds, 3),
+        }
+        for at, part in enumerate(trainee.parts)
+    ]
+    if course.folder is None:
+        run.history += lines
+        return
+    with (course.folder / METRICS).open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    progress.lines += len(lines)
+    if progress.epoch >= course.until or time.monotonic() - run.saved > course.every:
+        _save(run)
+
+
+def _clock(run: _Run) -> None:
+    """Bring time and memory up to date."""
+    now = time.monotonic()
+    run.progress.seconds += now - run.begun
+    run.begun = now
+    run.progress.peak_memory = max(run.progress.peak_memory, _memory(run.trainee.device))
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes at the peak: of the accelerator's memory, else of the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _save(run: _Run) -> None:
+    if run.course.folder is None:
+        return
+    _clock(run)
+    run.progress.losses = [float(total) for total in run.sums]
+    checkpoint.save(run.course.folder / CHECKPOINT, run.trainee, run.progress, run.identity)
+    run.saved = time.monotonic()
+
+
+def _outcomes(run: _Run) -> list[Outcome]:
+    place = None if run.course.folder is None else run.course.folder / METRICS
+    return outcome_of(vars(run.progress), place, run.trainee.parts, run.history)
+
+
+def outcome_of(
+    progress: Mapping[str, Any], metrics: Path | None, parts: Sequence[int], history: Sequence[dict[str, Any]] = ()
+) -> list[Outcome]:
+    """What a training came to, from what a checkpoint says of it and its metrics file, if there is one."""
+    if metrics is not None:
+        history = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return [
+        Outcome(
+            part,
+            progress["epoch"],
+            progress["samples"] // len(parts),
+            progress["seconds"],
+            progress["multiply_adds"],
+            progress["peak_memory"],
+            len(parts),
+            tuple(line for line in history if line["part"] == part),
+        )
+        for part in parts
+    ]

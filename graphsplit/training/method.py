@@ -1,0 +1,225 @@
+"""The whole method: split, train the sub-models, merge them with their optimizers, and train the merged network on."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphsplit.api import merge, reopen
+from graphsplit.files import MANIFEST_NAME, inside
+from graphsplit.manifest import Manifest
+from graphsplit.training import checkpoint
+from graphsplit.training.files import open_network, save_as
+from graphsplit.training.folder import FOLDER, Training, part_folder, train_parts
+from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
+from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.trainee import Trainee, evaluate, make, schedule_of
+
+PARTS, MERGED, TRAINED = "parts", "merged", "trained"
+"""The folder of the split, the network as the merge left it, and what it became."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the method came to. seconds: of splitting, merging and evaluation; those of training are in the outcomes.
+
+    scores: loss and metrics on the test data, else the validation data, of each part, the merged network as it was merged, and
+    at the end. file: the trained network.
+    """
+
+    file: Path
+    parts: tuple[Outcome, ...]
+    merged: Outcome
+    seconds: Mapping[str, float]
+    scores: Mapping[str, Mapping[str, float]]
+
+
+Splitter = Callable[[Path], object]
+"""Writes the network's split into the folder that it is called with."""
+
+
+def run(
+    split: Splitter,
+    task: Task,
+    training: Training,
+    pretrain: int,
+    out: str | os.PathLike[str],
+    *,
+    report: Report | None = None,
+    train_them: Callable[[Path, Task, Training], Sequence[Outcome]] | None = None,
+) -> Result:
+    """Run the method in a folder: `pretrain` epochs of each sub-model, then the merged network to `training.epochs`.
+
+    A run that was ended goes on where it was with `training.resume`. `train_them` trains the sub-models in another way than one
+    after another. Raises TrainingError, and what splitting and merging raise.
+    """
+    if not 0 <= pretrain <= training.epochs:
+        raise TrainingError(f"--pretrain {pretrain} isn't within the {training.epochs} epochs in all")
+    out, clock = Path(out), _Clock()
+    parts = out / PARTS
+    if (parts / MANIFEST_NAME).exists():
+        if not training.resume:
+            raise TrainingError(
+                f"{str(out)!r} holds a run already", hint="add --resume to go on with it, or choose another -o"
+            )
+    else:
+        _empty(out)
+        with clock("split"):
+            split(parts)
+    first = Training(pretrain, training.epochs, training.seed, training.device, training.every, resume=True)
+    trained = (train_them or _in_turn(report))(parts, task, first)
+    with clock("merge"):
+        merged = _merged(parts, task, training, out)
+    data = next((made() for made in (task.test_data, task.validation_data) if made is not None), None)
+    scores: dict[str, Mapping[str, float]] = {}
+    if data is not None:
+        with clock("evaluate"):
+            for part, file in enumerate(_files(parts)):
+                scores[f"part {part}"] = _score(task, training, open_network(file), data)
+            scores["merged"] = evaluate(task, merged.trainee, data)[0]
+    course = Course(
+        training.epochs,
+        training.epochs,
+        training.seed,
+        first=pretrain,
+        folder=out / FOLDER,
+        every=training.every,
+        resume=True,
+        title="merged",
+    )
+    (outcome,) = train(task, merged.trainee, course, report)
+    if data is not None:
+        with clock("evaluate"):
+            scores["trained"] = evaluate(task, merged.trainee, data)[0]
+    return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores)
+
+
+def _empty(out: Path) -> None:
+    """Make the folder of a run, or take an empty one. Raises TrainingError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
+            raise TrainingError(f"{str(out)!r} isn't empty, and holds no run", hint="choose another -o")
+    except OSError as error:
+        raise TrainingError(f"{str(out)!r}: {error.strerror}", hint="choose another -o") from error
+
+
+def _in_turn(report: Report | None) -> Callable[[Path, Task, Training], Sequence[Outcome]]:
+    return lambda parts, task, training: train_parts(parts, task, training, report=report)
+
+
+class _Clock:
+    """Seconds by what was done in them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str) -> _Clock:
+        self.name = name
+        return self
+
+    def __enter__(self) -> None:
+        self.begin = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.monotonic() - self.begin
+
+
+def _files(parts: Path) -> list[Path]:
+    return [inside(parts, entry.file) for entry in Manifest.read(parts).submodels]
+
+
+def _score(task: Task, training: Training, module: nn.Module, data: Any) -> Mapping[str, float]:
+    return evaluate(task, make(task, module, [0], training.device, training.schedule), data)[0]
+
+
+# -- the merged network -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """The merged network ready to train on, and how it is written."""
+
+    trainee: Trainee
+    write: Callable[[], Path]
+
+
+def _merged(parts: Path, task: Task, training: Training, out: Path) -> _Merged:
+    from graphsplit.modules.folder import is_module_split
+
+    found = (
+        _merged_module(parts, task, training, out)
+        if is_module_split(parts)
+        else _merged_onnx(parts, task, training, out)
+    )
+    first = checkpoint.read(part_folder(parts, 0) / CHECKPOINT)
+    _go_on(task, found.trainee, training, first.get("schedule"))
+    return found
+
+
+def _go_on(task: Task, trainee: Trainee, training: Training, state: Any) -> None:
+    """Give the merged optimizer its schedule, where the sub-models' was when they were merged."""
+    rates = [group["lr"] for group in trainee.optimizer.param_groups]
+    for group in trainee.optimizer.param_groups:
+        group["lr"] = group.get("initial_lr", group["lr"])
+    trainee.schedule = schedule_of(task, trainee.optimizer, training.epochs)
+    if trainee.schedule is not None and state is not None:
+        trainee.schedule.load_state_dict(state)
+    for group, rate in zip(trainee.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _merged_module(parts: Path, task: Task, training: Training, out: Path) -> _Merged:
+    from graphsplit.formats import torch_archive
+    from graphsplit.modules.source import with_weights
+
+    split = reopen(parts)
+    source = split.merged_source(split.leaves())
+    target = out / f"{MERGED}.pt2"
+    torch_archive.save(source, target, force=True)
+    module = split.merge()
+    trainee = make(task, module, [0], training.device, training.schedule)
+    split.merge_optimizers([o for _, o in _optimizers(parts, split.submodels, task)], into=trainee.optimizer)
+
+    def write() -> Path:
+        path = out / f"{TRAINED}.pt2"
+        torch_archive.save(with_weights(trainee.module.cpu(), source), path, force=True)
+        return path
+
+    return _Merged(trainee, write)
+
+
+def _merged_onnx(parts: Path, task: Task, training: Training, out: Path) -> _Merged:
+    from graphsplit.modules.optimizers import merge_named_into
+
+    target = out / f"{MERGED}.onnx"
+    done = merge(parts, out=target, force=True)
+    trainee = make(task, open_network(target), [0], training.device, training.schedule)
+    modules = [open_network(file) for file in _files(parts)]
+    merge_named_into(done.opened, done.leaves, _optimizers(parts, modules, task), trainee.optimizer, trainee.module)
+
+    def write() -> Path:
+        path = out / f"{TRAINED}.onnx"
+        save_as(trainee.module, target, path)
+        return path
+
+    return _Merged(trainee, write)
+
+
+def _optimizers(parts: Path, modules: Sequence[nn.Module], task: Task) -> list[tuple[nn.Module, torch.optim.Optimizer]]:
+    """The sub-models' optimizers as their training left them."""
+    found = []
+    for part, module in enumerate(modules):
+        optimizer = task.optimizer(module)
+        state = checkpoint.read(part_folder(parts, part) / CHECKPOINT)["optimizer"]
+        optimizer.load_state_dict(copy.deepcopy(state))
+        found.append((module, optimizer))
+    return found

@@ -1,0 +1,161 @@
+"""The two commands: train what lies somewhere, and run the whole method."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphsplit.files import MANIFEST_NAME
+from graphsplit.training import method
+from graphsplit.training.engines import Job, in_processes, on_ray
+from graphsplit.training.files import open_network, save_as, target_of
+from graphsplit.training.folder import Training, train_parts
+from graphsplit.training.loop import Outcome, Report
+from graphsplit.training.loop import train as train_course
+from graphsplit.training.method import Result, Splitter
+from graphsplit.training.task import Task, TrainingError, load_task
+from graphsplit.training.trainee import make
+
+TaskLike = Task | str | os.PathLike[str]
+
+
+def train(
+    network: str | os.PathLike[str],
+    task: TaskLike,
+    *,
+    epochs: int | None = None,
+    schedule: int | None = None,
+    settings: Mapping[str, str] | None = None,
+    parts: Sequence[int] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    engine: str = "local",
+    jobs: int = 1,
+    every: float = 60.0,
+    resume: bool = False,
+    force: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    report: Report | None = None,
+) -> list[Outcome]:
+    """Train the sub-models of a split's folder (or the `parts` named), where they lie, or a single network.
+
+    task: a `Task`, or its file, whose constants `settings` replace. schedule: how many epochs the schedule is made for, where the
+    training goes on behind a merge; as many as `epochs` by default. engine: "local", or "ray" with an address behind a
+    colon; jobs: how many sub-models at once. every: seconds between checkpoints. out: where a single network's weights go.
+
+    Raises TrainingError, and what reading a network raises.
+    """
+    found = _task(task, settings, epochs)
+    training = Training.of(found, epochs, schedule, seed=seed, device=device, every=every, resume=resume, force=force)
+    path = Path(network)
+    if not (path / MANIFEST_NAME).is_file():
+        if parts is not None:
+            raise TrainingError(f"{str(path)!r} is no split's folder, and has no parts")
+        return [_train_network(path, found, training, out, report)]
+    if out is not None:
+        raise TrainingError("-o is for a single network: sub-models are trained where they lie")
+    return train_folder(path, found, training, settings or {}, engine=engine, jobs=jobs, parts=parts, report=report)
+
+
+def run(
+    split: Splitter,
+    task: TaskLike,
+    *,
+    pretrain: int,
+    out: str | os.PathLike[str],
+    epochs: int | None = None,
+    settings: Mapping[str, str] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    engine: str = "local",
+    jobs: int = 1,
+    every: float = 60.0,
+    resume: bool = False,
+    report: Report | None = None,
+) -> Result:
+    """The whole method in the folder `out`: split, train each sub-model for `pretrain` epochs, merge, train on to `epochs`.
+
+    `split` writes the split into the folder that it is called with. Everything else is as in `train`.
+
+    Raises TrainingError, and what splitting and merging raise.
+    """
+    found = _task(task, settings, epochs)
+    training = Training.of(found, epochs, seed=seed, device=device, every=every, resume=resume)
+
+    def train_them(parts: Path, task: Task, first: Training) -> Sequence[Outcome]:
+        return train_folder(parts, task, first, settings or {}, engine=engine, jobs=jobs, report=report)
+
+    return method.run(split, found, training, pretrain, out, report=report, train_them=train_them)
+
+
+def train_folder(
+    folder: Path,
+    task: Task,
+    training: Training,
+    settings: Mapping[str, str],
+    *,
+    engine: str = "local",
+    jobs: int = 1,
+    parts: Sequence[int] | None = None,
+    report: Report | None = None,
+) -> list[Outcome]:
+    """Train sub-models with an engine. Raises TrainingError."""
+    from graphsplit.manifest import Manifest
+
+    name, _, address = engine.partition(":")
+    if name not in ("local", "ray"):
+        raise TrainingError(f"--engine {engine}: there is no such engine", hint="choose local, ray or ray:ADDRESS")
+    if name == "local" and jobs == 1:
+        return train_parts(folder, task, training, parts=parts, report=report)
+    if task.path is None:
+        raise TrainingError(
+            "other processes read the task from its file, and this one has none", hint="write it into one"
+        )
+    chosen = range(Manifest.read(folder).parts) if parts is None else parts
+    found = [Job(str(folder), part, str(task.path), training, dict(settings)) for part in chosen]
+    if name == "ray":
+        gpus = {"num_gpus": 1} if training.device.startswith("cuda") else {}
+        return on_ray(found, address or None, report, **gpus)
+    return in_processes(found, jobs, _devices(training.device), report)
+
+
+def _devices(device: str) -> list[str]:
+    """The accelerators that processes side by side take in turns."""
+    if device == "cuda":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [device]
+
+
+def _task(task: TaskLike, settings: Mapping[str, str] | None, epochs: int | None) -> Task:
+    if isinstance(task, Task):
+        return task
+    return load_task(task, {**(settings or {}), **({"EPOCHS": str(epochs)} if epochs else {})})
+
+
+def _train_network(
+    path: Path, task: Task, training: Training, out: str | os.PathLike[str] | None, report: Report | None
+) -> Outcome:
+    target = target_of(path, out)
+    torch.manual_seed(training.seed)  # a factory draws the first weights
+    trainee = make(task, open_network(path), [0], training.device, training.schedule)
+    course = training.course(target.with_name(f"{target.stem}-training"), target.name)
+    (outcome,) = train_course(task, trainee, course, report)
+    save_as(trainee.module, path, target)
+    return outcome
+
+
+def as_json(found: Outcome | Result) -> dict[str, Any]:
+    """An outcome or a result as plain data."""
+    if isinstance(found, Outcome):
+        return {**vars(found), "history": list(found.history)}
+    return {
+        "file": str(found.file),
+        "parts": [as_json(one) for one in found.parts],
+        "merged": as_json(found.merged),
+        "seconds": dict(found.seconds),
+        "scores": {name: dict(score) for name, score in found.scores.items()},
+    }

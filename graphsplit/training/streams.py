@@ -1,0 +1,103 @@
+"""A part's batches: in an order of its own, which depends on the seed, the part and the epoch, and on nothing else.
+
+Loaders and augmentations draw from the global generators of torch, numpy and Python. Each stream has its own states of
+these, put in place while it makes a batch: what the network draws (dropout) doesn't change its data, nor do other streams.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphsplit.training.task import TrainingError
+
+State = tuple[torch.Tensor, Any, Any]
+
+
+class Stream:
+    """The batches of one part. `data` is what a task's `train_data` gave: it is gone through once an epoch."""
+
+    def __init__(self, data: Iterable[Any], seed: int, part: int) -> None:
+        if not hasattr(data, "__iter__") or hasattr(data, "__next__"):  # iter() itself would draw numbers
+            raise TrainingError(
+                f"train_data() gives a {type(data).__name__}, which can be gone through once only",
+                hint="give a DataLoader, or a list of batches",
+            )
+        self.data, self.seed, self.part = data, seed, part
+        self.batches: Iterator[Any] = iter(())
+        self.state: State = _now()
+
+    def __len__(self) -> int:
+        """Batches an epoch. Raises TrainingError where the data doesn't say."""
+        try:
+            found = len(self.data)  # type: ignore[arg-type]
+        except TypeError:
+            raise TrainingError(
+                "train_data() gives batches without a length", hint="give it a __len__: the number of batches an epoch"
+            ) from None
+        if found < 1:
+            raise TrainingError("train_data() gives no batch", hint="is the batch size larger than the data?")
+        return found
+
+    def begin(self, epoch: int, skip: int = 0) -> None:
+        """Start an epoch, `skip` batches into it: what an interrupted run has seen is drawn again and dropped."""
+        words = np.random.SeedSequence([self.seed, self.part, epoch]).generate_state(2)
+        self.state = _seeded([int(word) for word in words])
+        with self._own():
+            _reseed(self.data, int(words[0]), epoch)
+            self.batches = iter(self.data)
+        for _ in range(skip):
+            self.next()
+
+    def next(self) -> Any:
+        """The next batch. Raises TrainingError where the epoch has fewer than its length."""
+        with self._own():
+            found = next(self.batches, self)
+        if found is self:
+            raise TrainingError(f"train_data() ended before its {len(self)} batches")
+        return found
+
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        others = _now()
+        _set(self.state)
+        try:
+            yield
+        finally:
+            self.state = _now()
+            _set(others)
+
+
+def _reseed(data: Any, seed: int, epoch: int) -> None:
+    """Loaders with generators of their own, and samplers that count epochs, as the stream wants them."""
+    batch_sampler = getattr(data, "batch_sampler", None)
+    for one in (data, getattr(data, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        if isinstance(generator := getattr(one, "generator", None), torch.Generator):
+            generator.manual_seed(seed)
+        if callable(count := getattr(one, "set_epoch", None)):
+            count(epoch)
+
+
+def seed_model(seed: int, parts: Iterable[int], epoch: int) -> None:
+    """Seed what networks draw as they train, on all devices."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, 1 << 20, *parts, epoch]).generate_state(1)[0]))
+
+
+def _now() -> State:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - users' code draws from it
+
+
+def _set(state: State) -> None:
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002 - users' code draws from it
+    random.setstate(state[2])
+
+
+def _seeded(words: list[int]) -> State:
+    torch_state = torch.Generator().manual_seed(words[0]).get_state()
+    return torch_state, np.random.RandomState(words).get_state(), random.Random(words[0]).getstate()  # noqa: S311

@@ -1,0 +1,151 @@
+"""A task: what networks are trained for. Data, loss, optimizer, schedule and metrics, in a Python file of the user's.
+
+def train_data():                      # batches of (inputs, targets), made anew each epoch: a DataLoader, as a rule
+def loss(outputs, targets):            # a scalar: the mean over the batch
+def optimizer(model):                  # a torch optimizer of the model's parameters
+def schedule(optimizer, epochs):       # optional: a scheduler of torch.optim.lr_scheduler, stepped after each epoch
+def metrics(outputs, targets):         # optional: numbers by name, means over the batch
+def validation_data():                 # optional, and so is test_data
+EPOCHS = 100                           # optional: what --epochs is by default
+SCHEDULE_EACH = "step"                 # optional: step the schedule after each batch
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphsplit.errors import GraphsplitError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+REQUIRED = ("train_data", "loss", "optimizer")
+OPTIONAL = ("schedule", "metrics", "validation_data", "test_data")
+EACH = ("epoch", "step")
+
+
+class TrainingError(GraphsplitError):
+    """A task that isn't one, user code that fails, or a training that can't go on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The functions of a task, which may as well come from anywhere else than a file. `digest` tells its versions apart."""
+
+    train_data: Callable[[], Iterable[Any]]
+    loss: Callable[[Any, Any], Any]
+    optimizer: Callable[[nn.Module], Optimizer]
+    schedule: Callable[[Any, int], Any] | None = None
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None
+    validation_data: Callable[[], Iterable[Any]] | None = None
+    test_data: Callable[[], Iterable[Any]] | None = None
+    epochs: int | None = None
+    schedule_each: str = "epoch"
+    path: Path | None = None
+    digest: str = ""
+
+
+def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None = None) -> Task:
+    """Run a task file and take its functions; `settings` replace its constants.
+
+    Raises TrainingError for a file that isn't a task, or fails, and for a setting that it doesn't have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrainingError(f"--task {str(path)!r}: there is no such file", hint="a task is a Python file")
+    module = _run(path)
+    settings = dict(settings or {})
+    for name, text in settings.items():
+        setattr(module, name, _setting(path, module, name, text))
+    for name in REQUIRED:
+        if not callable(getattr(module, name, None)):
+            raise TrainingError(
+                f"{str(path)!r} has no function {name!r}",
+                hint=f"a task has {', '.join(REQUIRED)}: see docs/training.md",
+            )
+    for name in OPTIONAL:
+        if not callable(getattr(module, name, lambda: None)):
+            raise TrainingError(f"{str(path)!r}: {name} is no function")
+    epochs, each = getattr(module, "EPOCHS", None), getattr(module, "SCHEDULE_EACH", "epoch")
+    if epochs is not None and (not isinstance(epochs, int) or epochs < 1):
+        raise TrainingError(f"{str(path)!r}: EPOCHS is {epochs!r}, and no number of epochs")
+    if each not in EACH:
+        raise TrainingError(f"{str(path)!r}: SCHEDULE_EACH is {each!r}", hint=f"choose {' or '.join(EACH)}")
+    found = {name: _guarded(path, getattr(module, name)) for name in (*REQUIRED, *OPTIONAL) if hasattr(module, name)}
+    said = "".join(f"{name}={text}\n" for name, text in sorted(settings.items()) if name != "EPOCHS")
+    digest = hashlib.sha256(path.read_bytes() + said.encode()).hexdigest()
+    return Task(**found, epochs=epochs, schedule_each=each, path=path.absolute(), digest=digest)
+
+
+def _setting(path: Path, module: ModuleType, name: str, text: str) -> Any:
+    """The value that a text stands for: of the kind that the task's constant has."""
+    known = sorted(n for n in vars(module) if n.isupper() and isinstance(vars(module)[n], int | float | str | tuple))
+    if name not in known and name != "EPOCHS":
+        raise TrainingError(
+            f"--set {name}: {str(path)!r} has no such constant", hint=f"it has {', '.join(known) or 'none'}"
+        )
+    old = getattr(module, name, 1)
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    fits = isinstance(value, type(old)) or (isinstance(old, float) and isinstance(value, int))
+    if not fits or (isinstance(old, int) and isinstance(value, bool) != isinstance(old, bool)):
+        raise TrainingError(f"--set {name}={text}: {str(path)!r} has {old!r} there, of type {type(old).__name__}")
+    return type(old)(value)
+
+
+def _run(path: Path) -> ModuleType:
+    """The file as a module under a name of its own, its folder importable: data loaders' workers import it again."""
+    name = f"graphsplit_task_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TrainingError(f"{str(path)!r} is no Python file", hint="a task's name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.absolute().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except GraphsplitError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failure(path, "the file", error) from error
+    return module
+
+
+def _guarded(path: Path, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the user's whose failures say where in the file they came up."""
+
+    def guarded(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except GraphsplitError:
+            raise
+        except Exception as error:
+            raise _failure(path, f"{function.__name__}()", error) from error
+
+    return guarded
+
+
+def _failure(path: Path, what: str, error: BaseException) -> TrainingError:
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
+    places = places or [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]
+    where = f"{path}:{places[-1].lineno}" if places else str(path)
+    line = f" ({places[-1].line})" if places and places[-1].line else ""
+    return TrainingError(f"{where}: {what} raised {type(error).__name__}: {error}{line}")

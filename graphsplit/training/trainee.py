@@ -1,0 +1,123 @@
+"""What is trained as one: a module with its optimizer and schedule, or several sub-models stacked into one computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphsplit.training.task import Task, TrainingError
+
+
+@dataclass
+class Trainee:
+    """A module on its device. `parts` are the sub-models that it stands for; of several, the first axis is theirs.
+
+    A whole network stands for no part of a split, and is number 0.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    parts: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the module computes several sub-models at once."""
+        return len(self.parts) > 1
+
+    def outputs(self, inputs: Sequence[Any]) -> list[Any]:
+        """Each sub-model's outputs, given each one's inputs: a tensor, or tensors by position or by name."""
+        if not self.stacked:
+            return [call(self.module, inputs[0])]
+        joined = pytree.tree_map(lambda *each: torch.stack(each) if torch.is_tensor(each[0]) else each[0], *inputs)
+        found = call(self.module, joined)
+        return [
+            pytree.tree_map(lambda x, at=at: x[at] if torch.is_tensor(x) else x, found) for at in range(len(inputs))
+        ]
+
+    def backward(self, losses: Sequence[torch.Tensor]) -> None:
+        """Gradients of each sub-model's own loss: none depends on another's parameters."""
+        total = losses[0] if len(losses) == 1 else torch.stack(tuple(losses)).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+
+
+def call(module: nn.Module, inputs: Any) -> Any:
+    """Call a module with what a batch holds: one tensor, a tuple or list by position, a mapping by name."""
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, list | tuple) else module(inputs)
+
+
+def batch_of(found: Any, device: torch.device) -> tuple[Any, Any]:
+    """Inputs and targets of a batch, on the device. Raises TrainingError for a batch that isn't a pair."""
+    if not isinstance(found, list | tuple) or len(found) != 2:
+        raise TrainingError(
+            f"train_data() gives batches of type {type(found).__name__}, and not pairs of inputs and targets",
+            hint="several inputs go into a tuple, or into a dictionary by name: ((tokens, mask), targets)",
+        )
+    inputs, targets = pytree.tree_map(lambda x: x.to(device, non_blocking=True) if torch.is_tensor(x) else x, found)
+    return inputs, targets
+
+
+def samples(batch: tuple[Any, Any]) -> int:
+    """How many samples a batch has: the length of its first tensor's first axis."""
+    return next((len(x) for x in pytree.tree_leaves(batch) if torch.is_tensor(x) and x.dim()), 1)
+
+
+def make(task: Task, module: nn.Module, parts: Sequence[int], device: str | torch.device, epochs: int) -> Trainee:
+    """Put a module on its device and give it the task's optimizer and schedule. Raises TrainingError."""
+    try:
+        place = torch.device(device)
+        module = module.to(place).train()
+    except RuntimeError as error:
+        raise TrainingError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    optimizer = task.optimizer(module)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TrainingError(f"optimizer() gives a {type(optimizer).__name__}, and no torch.optim.Optimizer")
+    return Trainee(module, optimizer, schedule_of(task, optimizer, epochs), tuple(parts), place)
+
+
+def schedule_of(task: Task, optimizer: torch.optim.Optimizer, epochs: int) -> Any:
+    """The task's schedule of an optimizer; None where it has none. Raises TrainingError."""
+    made = task.schedule(optimizer, epochs) if task.schedule is not None else None
+    if made is not None and not isinstance(made, torch.optim.lr_scheduler.LRScheduler):
+        raise TrainingError(f"schedule() gives a {type(made).__name__}, and no scheduler of torch.optim.lr_scheduler")
+    return made
+
+
+def evaluate(
+    task: Task, trainee: Trainee, data: Any, progress: Callable[[int], None] | None = None
+) -> list[dict[str, float]]:
+    """Loss and metrics of each sub-model over data, means over the samples; all see the same batches."""
+    found: list[dict[str, Any]] = [{} for _ in trainee.parts]
+    count = 0
+    trainee.module.eval()
+    with torch.no_grad():
+        for number, item in enumerate(data):
+            batch = batch_of(item, trainee.device)
+            size = samples(batch)
+            count += size
+            for sums, (name, value) in _measured(task, trainee, batch, found):
+                sums[name] = sums.get(name, 0.0) + value * size
+            if progress is not None:
+                progress(number + 1)
+    trainee.module.train()
+    if not count:
+        raise TrainingError("there is no batch to evaluate on", hint="validation_data() and test_data() give batches")
+    return [{name: float(value) / count for name, value in sums.items()} for sums in found]
+
+
+def _measured(
+    task: Task, trainee: Trainee, batch: tuple[Any, Any], found: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], tuple[str, Any]]]:
+    inputs, targets = batch
+    for sums, outputs in zip(found, trainee.outputs([inputs] * len(trainee.parts)), strict=True):
+        yield sums, ("loss", task.loss(outputs, targets).detach())
+        for name, value in (task.metrics(outputs, targets) if task.metrics is not None else {}).items():
+            yield sums, (name, value.detach() if torch.is_tensor(value) else value)

@@ -1,0 +1,358 @@
+"""Training: the same result however often it is killed, each part's own data order, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import graphsplit
+from graphsplit.training import Outcome, Task, Training, TrainingError, load_task, train_parts
+from graphsplit.training.folder import part_folder
+from graphsplit.training.loop import CHECKPOINT, METRICS, Course, train
+from graphsplit.training.streams import Stream
+from graphsplit.training.trainee import make
+
+ROOT = Path(__file__).parent.parent
+
+TASK = """
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+EPOCHS = 3
+SCHEDULE_EACH = "{each}"
+RATE = 0.05
+
+
+class Noisy(Dataset):
+    def __len__(self):
+        return 23
+
+    def __getitem__(self, at):
+        x = torch.sin(torch.arange(6.0) * (at + 1))
+        return x + 0.1 * torch.randn(6), torch.tensor(at % 4)  # draws: an augmentation
+
+
+def train_data():
+    return DataLoader(Noisy(), batch_size=5, shuffle=True)
+
+
+def validation_data():
+    return [(torch.sin(torch.arange(6.0) * torch.arange(1.0, 9.0)[:, None]), torch.arange(8) % 4)]
+
+
+def loss(outputs, targets):
+    return torch.nn.functional.cross_entropy(outputs, targets)
+
+
+def metrics(outputs, targets):
+    return {{"error": (outputs.argmax(1) != targets).float().mean()}}
+
+
+def optimizer(model):
+    return torch.optim.{optimizer}(model.parameters(), lr=RATE)
+
+
+def schedule(optimizer, epochs):
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
+"""
+
+
+class Net(nn.Module):
+    """With batch norm and dropout: buffers that change, and a network that draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm, self.drop, self.down = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4)
+
+    def forward(self, x: Any) -> Any:
+        return self.down(self.drop(self.norm(self.up(x)).relu()))
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    path = tmp_path / "task.py"
+    path.write_text(TASK.format(each="epoch", optimizer="SGD"))
+    return path
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=tmp_path / "parts")
+    return tmp_path / "parts"
+
+
+def weights(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.glob("*.safetensors"))]
+
+
+def lines(outcome: Outcome) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in outcome.history]
+
+
+# -- whole trainings ------------------------------------------------------------------------------------------
+
+
+def test_each_sub_model_trains_where_it_lies(parts: Path, task_file: Path) -> None:
+    before = weights(parts)
+    task = load_task(task_file)
+    found = train_parts(parts, task, Training.of(task, seed=3))
+    assert [one.part for one in found] == [0, 1]
+    assert all(old != new for old, new in zip(before, weights(parts), strict=True))
+    for one in found:
+        assert [line["epoch"] for line in one.history] == [1, 2, 3]
+        assert one.samples == 3 * 23
+        assert one.multiply_adds > 0
+        assert set(one.history[0]["validation"]) == {"loss", "error"}
+        assert one.history[-1]["learning_rate"] == pytest.approx(0.05 * 0.95**2)
+    assert lines(found[0]) != lines(found[1])
+    text = (part_folder(parts, 1) / METRICS).read_text().splitlines()
+    assert [json.loads(line) for line in text] == list(found[1].history)
+    graphsplit.merge(parts, out=parts / "merged.pt2")
+    assert graphsplit.verify(parts, parts / "merged.pt2").passed
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path, task_file: Path) -> None:
+    found = []
+    for number, seed in enumerate((1, 1, 2)):
+        graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=tmp_path / str(number))
+        torch.manual_seed(number)  # what was drawn before doesn't matter
+        train_parts(tmp_path / str(number), load_task(task_file), Training(1, 1, seed))
+        found.append(weights(tmp_path / str(number)))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("each", ["epoch", "step"])
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("every", [0.0, 60.0])
+def test_killed_at_any_step_it_ends_the_same(tmp_path: Path, each: str, optimizer: str, every: float) -> None:
+    """With checkpoints after each step, and with none but the last."""
+    path = tmp_path / "task.py"
+    path.write_text(TASK.format(each=each, optimizer=optimizer))
+    task = load_task(path)
+    whole = train(task, make(task, net(), [0], "cpu", 3), Course(3, 3, 7, folder=tmp_path / "whole", every=every))
+    first = make(task, net(), [0], "cpu", 3)
+    train(task, first, Course(3, 3, 7, folder=tmp_path / "other", every=every))
+    wanted = {name: value.clone() for name, value in first.module.state_dict().items()}
+    for stop in range(0, 15, 2):
+        seen = 0
+
+        def report(title: str, done: int, total: int, stop: int = stop) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == stop + 1:
+                raise _KilledError
+
+        course = Course(3, 3, 7, folder=tmp_path / f"stop{stop}", every=every, resume=True)
+        with pytest.raises(_KilledError):
+            train(task, make(task, net(), [0], "cpu", 3), course, report)
+        torch.manual_seed(99)
+        np.random.seed(99)  # noqa: NPY002 - what a new process starts with
+        again = make(task, net(), [0], "cpu", 3)
+        found = train(task, again, course)
+        assert lines(found[0]) == lines(whole[0])
+        assert all(bool((again.module.state_dict()[name] == value).all()) for name, value in wanted.items())
+
+
+def test_killed_outright_it_ends_the_same(tmp_path: Path, parts: Path, task_file: Path) -> None:
+    """A process that the system ends, in the middle of part 1."""
+    graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=tmp_path / "calm")
+    task = load_task(task_file)
+    train_parts(tmp_path / "calm", task, Training(3, 3, every=0.0))
+    code = (
+        "import os, signal, sys\n"
+        "from graphsplit.training import Training, load_task, train_parts\n"
+        "steps = 0\n"
+        "def report(title, done, total):\n"
+        "    global steps\n"
+        "    steps += 1\n"
+        "    if steps == 23: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "task = load_task(sys.argv[1])\n"
+        "train_parts(sys.argv[2], task, Training(3, 3, every=0.0, resume=True), report=report)\n"
+    )
+    command = [sys.executable, "-c", code, str(task_file), str(parts)]
+    done = subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+    assert weights(parts)[1] != weights(tmp_path / "calm")[1]
+    train_parts(parts, task, Training(3, 3, every=0.0, resume=True))
+    assert weights(parts) == weights(tmp_path / "calm")
+
+
+def test_more_epochs_go_on_from_where_it_was(tmp_path: Path, task_file: Path) -> None:
+    task = load_task(task_file)
+    whole = make(task, net(), [0], "cpu", 5)
+    train(task, whole, Course(5, 5, folder=tmp_path / "whole"))
+    two = Course(2, 5, folder=tmp_path / "two")
+    train(task, make(task, net(), [0], "cpu", 5), two)
+    longer = make(task, net(), [0], "cpu", 5)
+    found = train(task, longer, replace(two, until=5, resume=True))
+    assert [line["epoch"] for line in found[0].history] == [1, 2, 3, 4, 5]
+    assert torch.equal(longer.module.up.weight, whole.module.up.weight)
+
+
+# -- data order -----------------------------------------------------------------------------------------------
+
+
+def batches(stream: Stream, epoch: int, skip: int = 0) -> list[list[float]]:
+    stream.begin(epoch, skip)
+    return [stream.next()[0].flatten().tolist() for _ in range(len(stream) - skip)]
+
+
+def test_a_stream_depends_on_seed_part_and_epoch_alone(task_file: Path) -> None:
+    data = load_task(task_file).train_data()
+    found = batches(Stream(data, 0, 0), 0)
+    torch.rand(7)
+    random.random()
+    assert batches(Stream(data, 0, 0), 0) == found
+    assert batches(Stream(data, 0, 0), 0, skip=3) == found[3:]
+    for other in (Stream(data, 1, 0), Stream(data, 0, 1)):
+        assert batches(other, 0) != found
+    assert batches(Stream(data, 0, 0), 1) != found
+
+
+def test_a_stream_leaves_the_network_s_numbers_alone(task_file: Path) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    batches(Stream(load_task(task_file).train_data(), 0, 0), 0)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_loader_s_own_generator_is_seeded(task_file: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    data = [(torch.full((2,), float(at)), torch.tensor(0)) for at in range(12)]
+    loader = DataLoader(data, batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(1))
+    found = batches(Stream(loader, 0, 0), 0)
+    assert batches(Stream(loader, 0, 0), 0) == found
+    assert batches(Stream(loader, 0, 1), 0) != found
+
+
+# -- refusals -------------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "no_loss": (lambda t: t.replace("def loss", "def lost"), "has no function 'loss'"),
+    "syntax": (lambda t: t + "\ndef", "raised SyntaxError"),
+    "epochs": (lambda t: t.replace("EPOCHS = 3", "EPOCHS = 0"), "EPOCHS is 0"),
+    "each": (lambda t: t.replace('"epoch"', '"day"'), "SCHEDULE_EACH is 'day'"),
+    "raises": (lambda t: t + "\nraise KeyError('data')\n", "raised KeyError: 'data'"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_is_no_task_is_refused(tmp_path: Path, name: str) -> None:
+    change, message = BROKEN[name]
+    path = tmp_path / "task.py"
+    path.write_text(change(TASK.format(each="epoch", optimizer="SGD")))
+    with pytest.raises(TrainingError) as caught:
+        load_task(path)
+    assert message in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_a_file_that_isn_t_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="there is no such file"):
+        load_task(tmp_path / "none.py")
+
+
+def _failing(text: str, old: str, new: str) -> Callable[[Path], Task]:
+    def make_it(path: Path) -> Task:
+        path.write_text(text.replace(old, new))
+        return load_task(path)
+
+    return make_it
+
+
+PLAIN = TASK.format(each="epoch", optimizer="SGD")
+FAILING = {
+    "loss fails": (
+        _failing(PLAIN, "cross_entropy(outputs", "cross_entropy(outputs[0]"),
+        r"task.py:\d+: loss\(\) raised",
+    ),
+    "loss is no scalar": (
+        _failing(PLAIN, "outputs, targets)\n\n\ndef m", "outputs, targets, reduction='none')\n\n\ndef m"),
+        "scalar",
+    ),
+    "no optimizer": (_failing(PLAIN, "torch.optim.SGD(model.parameters(), lr=RATE)", "model"), "gives a Net"),
+    "no schedule": (_failing(PLAIN, "torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)", "1"), "gives a int"),
+    "an iterator": (
+        _failing(PLAIN, "return DataLoader(Noisy(), batch_size=5, shuffle=True)", "return iter([1])"),
+        "once only",
+    ),
+    "no pairs": (_failing(PLAIN, "torch.tensor(at % 4)", "at, at"), "pairs of inputs and targets"),
+    "no batch": (_failing(PLAIN, "return 23", "return 0"), "TypeError|no batch|num_samples"),
+    "diverges": (_failing(PLAIN, "RATE = 0.05", "RATE = 1e30"), "the loss of epoch 1 is"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_task_that_fails_says_where(tmp_path: Path, name: str) -> None:
+    build, message = FAILING[name]
+    with pytest.raises(TrainingError, match=message):
+        task = build(tmp_path / "task.py")
+        train(task, make(task, net(), [0], "cpu", 1), Course(1, 1))
+
+
+def test_settings_replace_constants(task_file: Path) -> None:
+    task = load_task(task_file, {"RATE": "1", "EPOCHS": "7"})
+    assert task.optimizer(net()).param_groups[0]["lr"] == 1.0
+    assert task.epochs == 7
+    assert load_task(task_file, {"EPOCHS": "9"}).digest == load_task(task_file).digest != task.digest
+    for settings, message in (({"SPEED": "1"}, "no such constant"), ({"RATE": "fast"}, "of type float")):
+        with pytest.raises(TrainingError, match=message):
+            load_task(task_file, settings)
+
+
+def test_a_training_is_not_replaced_unasked(parts: Path, task_file: Path) -> None:
+    task = load_task(task_file)
+    train_parts(parts, task, Training(1, 1), parts=[0])
+    before = weights(parts)
+    with pytest.raises(TrainingError, match="holds a training at epoch 1"):
+        train_parts(parts, task, Training(2, 2), parts=[0])
+    with pytest.raises(TrainingError, match="written with seed 0, and this training has 5"):
+        train_parts(parts, task, Training(2, 2, seed=5, resume=True), parts=[0])
+    with pytest.raises(TrainingError, match="has parts 0 to 1"):
+        train_parts(parts, task, Training(2, 2), parts=[2])
+    assert weights(parts) == before
+    train_parts(parts, task, Training(1, 1, force=True), parts=[0])
+    assert weights(parts)[0] != before[0]
+    assert weights(parts)[1] == before[1]
+
+
+def test_a_damaged_checkpoint_is_refused(parts: Path, task_file: Path) -> None:
+    task = load_task(task_file)
+    train_parts(parts, task, Training(1, 1), parts=[0])
+    path = part_folder(parts, 0) / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TrainingError, match="can't be read as a checkpoint"):
+        train_parts(parts, task, Training(2, 2, resume=True), parts=[0])
+
+
+def test_how_many_epochs_has_to_be_said(task_file: Path) -> None:
+    task = load_task(task_file)
+    assert Training.of(task).epochs == 3
+    assert Training.of(task, 5).epochs == 5
+    with pytest.raises(TrainingError, match="how many epochs"):
+        Training.of(replace(task, epochs=None))

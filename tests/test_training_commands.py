@@ -1,0 +1,309 @@
+"""`graphsplit train` and `graphsplit run`, end to end on the shipped models and tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import graphsplit
+from graphsplit.cli import main
+from graphsplit.training import Training, TrainingError, checkpoint, load_task, train_parts
+from graphsplit.training.engines import Job, in_processes, on_ray
+from graphsplit.training.folder import part_folder
+from graphsplit.training.loop import CHECKPOINT, METRICS
+from tests.test_training import PLAIN, net, weights
+
+ROOT = Path(__file__).parent.parent
+GLYPHS = ROOT / "models" / "glyphs_task.py"
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def invoke(*arguments: object) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="graphsplit")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A split and its task, in a folder."""
+    (tmp_path / "task.py").write_text(PLAIN)
+    graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=tmp_path / "parts")
+    return tmp_path
+
+
+WHOLE = ("--input", "1x1x28x28", "--task", GLYPHS, "-k", 2, "--pretrain", 3, "--set", "IMAGES=1500", "-o", "out")
+
+
+def test_the_whole_method(run: Run) -> None:
+    """The merged network starts at the mean of its parts, and ends better than any of them."""
+    done = run("run", "models.lenet:LeNet", *WHOLE, "--epochs", 6, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    scores = found["scores"]
+    assert set(scores) == {"part 0", "part 1", "merged", "trained"}
+    best = min(scores["part 0"]["loss"], scores["part 1"]["loss"])
+    assert scores["merged"]["loss"] < max(scores["part 0"]["loss"], scores["part 1"]["loss"])
+    assert scores["trained"]["loss"] < 0.7 * best
+    assert scores["trained"]["error"] < min(scores["part 0"]["error"], scores["part 1"]["error"])
+    assert [line["epoch"] for line in found["merged"]["history"]] == [4, 5, 6]
+    x = torch.randn(4, 1, 28, 28)
+    merged = graphsplit.load_module("out/merged.pt2")
+    each = [graphsplit.load_module(f"out/parts/submodel_{part}.pt2")(x) for part in (0, 1)]
+    assert torch.allclose(merged(x), (each[0] + each[1]) / 2, atol=1e-5)
+    assert not torch.allclose(graphsplit.load_module("out/trained.pt2")(x), merged(x), atol=1e-2)
+    assert graphsplit.verify("out/parts", "out/merged.pt2").passed
+
+
+class _KilledError(Exception):
+    pass
+
+
+def method(small: Path, out: str, *, stop: int | None = None, resume: bool = False) -> dict[str, Any]:
+    """A run of the whole method on a small network, killed at its `stop`th step; gives the trained weights."""
+    seen = 0
+
+    def report(title: str, done: int, total: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == stop:
+            raise _KilledError
+
+    def split(where: Path) -> None:
+        graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=where)
+
+    done = graphsplit.run(
+        split, small / "task.py", pretrain=2, epochs=4, out=small / out, every=0.0, resume=resume, report=report
+    )
+    state: dict[str, Any] = graphsplit.load_module(done.file).state_dict()
+    return state
+
+
+def test_a_run_that_is_killed_ends_the_same(small: Path) -> None:
+    (small / "task.py").write_text(PLAIN.replace("SGD", "Adam").replace("RATE = 0.05", "RATE = 0.02"))
+    wanted = method(small, "whole")
+    for stop in (1, 10, 14, 20, 24):  # 10 steps of each part, then 10 of the merged network
+        with pytest.raises(_KilledError):
+            method(small, f"stop{stop}", stop=stop)
+        torch.manual_seed(stop)
+        found = method(small, f"stop{stop}", resume=True)
+        assert all(torch.equal(found[name], value) for name, value in wanted.items()), stop
+
+
+def test_a_run_is_not_replaced_unasked(small: Path) -> None:
+    method(small, "out")
+    with pytest.raises(TrainingError, match="holds a run already"):
+        method(small, "out")
+    with pytest.raises(TrainingError, match="isn't empty"):
+        method(small, "parts")
+
+
+def test_the_merged_network_goes_on_with_the_parts_momentum_and_schedule(small: Path) -> None:
+    """The momentum of a hidden layer is the parts', side by side."""
+    (small / "task.py").write_text(PLAIN.replace("lr=RATE)", "lr=RATE, momentum=0.9)"))
+    found = graphsplit.run(
+        lambda where: graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=where),
+        small / "task.py",
+        pretrain=2,
+        epochs=2,
+        out=small / "out",
+    )
+    assert found.merged.history == ()
+    merged = checkpoint.read(small / "out" / "training" / CHECKPOINT)
+    parts = [checkpoint.read(part_folder(small / "out" / "parts", part) / CHECKPOINT) for part in (0, 1)]
+    assert merged["schedule"] == parts[0]["schedule"]
+    assert merged["optimizer"]["param_groups"][0]["lr"] == parts[0]["optimizer"]["param_groups"][0]["lr"]
+    whole, *each = (one["optimizer"]["state"][0]["momentum_buffer"] for one in (merged, *parts))
+    assert torch.allclose(whole, torch.cat(each))
+    assert whole.abs().max() > 0
+
+
+def test_a_single_network_trains(run: Run, tmp_path: Path) -> None:
+    few = ("--task", GLYPHS, "--set", "IMAGES=200", "--epochs", 1)
+    done = run("train", "models.lenet:LeNet", *few, "-o", "lenet.safetensors")
+    assert done.exit_code == 0, done.stderr
+    assert "network       1" in done.stdout
+    from safetensors.torch import load_file
+
+    from models.lenet import LeNet
+
+    model = LeNet()
+    model.load_state_dict(load_file("lenet.safetensors"))
+    assert run("train", "models.lenet:LeNet", *few, "-o", "lenet.pt2").exit_code == 2
+    graphsplit.split(model, (torch.randn(1, 1, 28, 28),), k=2, out=tmp_path / "parts")
+    graphsplit.merge("parts", out="merged.pt2")
+    assert run("train", "merged.pt2", *few).exit_code == 0
+    before, after = graphsplit.load_module("merged.pt2"), graphsplit.load_module("merged-trained.pt2")
+    assert not torch.equal(before.fc1.weight, after.fc1.weight)
+    assert (tmp_path / "merged-trained-training" / METRICS).exists()
+    refused = run("train", "merged.pt2", *few)
+    assert refused.exit_code == 2
+    assert "holds a training at epoch 1" in refused.stderr
+
+
+def test_parts_one_by_one_as_a_job_array_does(run: Run, small: Path) -> None:
+    for part in (1, 0):
+        done = run("train", "parts", "--task", "task.py", "--part", part, "--epochs", 2, "--json")
+        assert [one["part"] for one in json.loads(done.stdout)["outcomes"]] == [part]
+    apart = weights(small / "parts")
+    with pytest.raises(graphsplit.GraphsplitError, match="holds 'training'"):  # a split doesn't replace a training
+        graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=small / "parts", force=True)
+    shutil.rmtree(small / "parts")
+    graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=small / "parts")
+    assert run("train", "parts", "--task", "task.py", "--epochs", 2).exit_code == 0
+    assert weights(small / "parts") == apart
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("parts", "--task", "none.py"), "there is no such file"),
+        (("nothing", "--task", "task.py"), "is no network to train"),
+        (("parts", "--task", "task.py", "--part", "2"), "has parts 0 to 1"),
+        (("parts", "--task", "task.py", "-o", "x.pt2"), "trained where they lie"),
+        (("parts", "--task", "task.py", "--engine", "spark"), "none of local, ray"),
+        (("parts", "--task", "task.py", "--set", "RATE"), "NAME=VALUE"),
+        (("parts", "--task", "task.py", "--device", "abacus"), "--device abacus"),
+    ],
+)
+def test_what_can_t_be_trained_is_refused(run: Run, small: Path, arguments: tuple[str, ...], message: str) -> None:
+    before = weights(small / "parts")
+    done = run("train", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert weights(small / "parts") == before
+
+
+# -- engines --------------------------------------------------------------------------------------------------
+
+SUICIDAL = """
+_first = __import__("pathlib").Path(__file__).with_name("killed")
+
+
+def loss(outputs, targets, _loss=loss, _count=[0]):
+    import os, signal
+    _count[0] += 1
+    if _count[0] == 8 and not _first.exists():
+        _first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _loss(outputs, targets)
+"""
+
+
+def jobs_of(small: Path, training: Training, **changes: Any) -> list[Job]:
+    return [Job(str(small / "parts"), part, str(small / "task.py"), training, **changes) for part in (0, 1)]
+
+
+Engine = Callable[[list[Job]], object]
+
+
+def killed_on_the_way(small: Path, engine: Engine) -> None:
+    """An engine gives what it gives undisturbed, to the bit, and what this process gives, up to rounding."""
+
+    def trained(train: Callable[[], object]) -> list[bytes]:
+        shutil.rmtree(small / "parts")
+        graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=small / "parts")
+        train()
+        return weights(small / "parts")
+
+    jobs = jobs_of(small, Training(3, 3, every=0.0))
+    trained(lambda: train_parts(small / "parts", load_task(small / "task.py"), jobs[0].training))
+    here = states(small)
+    calm = trained(lambda: engine(jobs))
+    for state, wanted in zip(states(small), here, strict=True):
+        assert all(torch.allclose(state[name], value, atol=1e-6) for name, value in wanted.items())
+    (small / "task.py").write_text(PLAIN + SUICIDAL)
+    assert trained(lambda: engine(jobs)) == calm
+    assert (small / "killed").exists()
+
+
+def states(small: Path) -> list[dict[str, Any]]:
+    return [graphsplit.load_module(small / "parts" / f"submodel_{part}.pt2").state_dict() for part in (0, 1)]
+
+
+def test_processes_side_by_side_give_the_same(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is killed on the way is started again."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    seen: dict[str, int] = {}
+    found: list[Any] = []
+
+    def engine(jobs: list[Job]) -> None:
+        found[:] = in_processes(jobs, 2, report=lambda title, done, total: seen.update({title: done}))
+
+    killed_on_the_way(small, engine)
+    assert [(one.part, one.epochs, len(one.history)) for one in found] == [(0, 3, 3), (1, 3, 3)]
+    assert seen == {"part 0": 3, "part 1": 3}
+
+
+def test_what_a_process_refuses_ends_the_training(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (small / "task.py").write_text(PLAIN.replace("cross_entropy(outputs", "cross_entropy(outputs[0]"))
+    with pytest.raises(TrainingError, match=r"part \d: .*task.py:\d+: loss\(\) raised") as caught:
+        in_processes(jobs_of(small, Training(3, 3)), 2)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    """A Ray cluster of three nodes on this machine, with a processor each."""
+    ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    from ray.cluster_utils import Cluster
+
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        found.add_node(num_cpus=1)
+    ray.init(address=found.address, log_to_driver=False, logging_level="error")
+    yield ray
+    ray.shutdown()
+    found.shutdown()
+
+
+def test_a_ray_cluster_gives_the_same(cluster: Any, small: Path) -> None:
+    """On two nodes, with a worker killed on the way."""
+    found: list[Any] = []
+
+    def engine(jobs: list[Job]) -> None:
+        found[:] = on_ray(jobs)
+
+    killed_on_the_way(small, engine)
+    assert [one.epochs for one in found] == [3, 3]
+    with pytest.raises(TrainingError, match="holds a training already"):
+        on_ray(jobs_of(small, Training(3, 3)))
+    (small / "task.py").write_text(PLAIN.replace("cross_entropy(outputs", "cross_entropy(outputs[0]"))
+    with pytest.raises(TrainingError, match=r"part \d: .*task.py:\d+: loss\(\) raised"):
+        on_ray(jobs_of(small, Training(4, 4, resume=True)))
+
+
+def test_without_ray_it_says_what_to_install(small: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = run("train", "parts", "--task", "task.py", "--engine", "ray")
+    assert done.exit_code == 2
+    assert "graphsplit[ray]" in done.stderr
+
+
+def test_python_m_graphsplit_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "graphsplit", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.startswith("graphsplit ")
