@@ -2,13 +2,13 @@
 
     python tools/benchmark_stacking.py [--json] [--steps N] [--threads N] [--device cuda] [--cpu-time] [--k 2 5 10]
 
-The paper's LeNet, batch 500, SGD with momentum 0.9, K = 2, 5 and 10: one step (forward, loss, backward, update) of
-the full model, of the K sub-models one after another, stacked (images as they are, and channels last), and through
-`torch.func` with vmap over a stacked state; all in turns in one run, the batch already on the device. Figures are
-medians, and their ratio to the full model's; beside them the ratio of multiply-adds, and the full model's own step
-with channels last, which is the stricter comparison. An epoch is equally many steps of each, so its ratio is the
-same. `--cpu-time` counts the seconds that this process's threads ran instead of those that passed, where other
-programs use the machine.
+The paper's LeNet, batch 500, SGD with momentum 0.9, K = 2, 5 and 10: one step (its batch out of the data, forward,
+loss, backward, update) of the full model, of the K sub-models one after another, stacked (images as they are, and
+channels last), and through `torch.func` with vmap over a stacked state; all in turns in one run, the data on the
+device. Figures are medians, and their ratio to the full model's; beside them the ratio of multiply-adds, and the full
+model's own step with channels last, which is the stricter comparison. An epoch is equally many steps of each, so its
+ratio is the same. `--cpu-time` counts the seconds that this process's threads ran instead of those that passed, where
+other programs use the machine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +37,16 @@ from graphsplit.stacking import part_losses, stack
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from models.lenet import LeNet
 
-BATCH = 500
+BATCH, IMAGES = 500, 10_000
 Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images (n, 1, 28, 28) and their digits, on the device."""
+
+    images: Tensor
+    digits: Tensor
 
 
 def stepped(parameters: Sequence[Tensor], loss: Callable[[], Tensor]) -> Step:
@@ -52,8 +61,17 @@ def stepped(parameters: Sequence[Tensor], loss: Callable[[], Tensor]) -> Step:
     return step
 
 
-def alone(module: nn.Module, images: Tensor, digits: Tensor) -> Step:
-    return stepped(list(module.parameters()), lambda: cross_entropy(module(images), digits))
+def alone(module: nn.Module, data: Data, order: Tensor) -> Step:
+    """One network, which takes its batch out of the data."""
+    return stepped(list(module.parameters()), lambda: cross_entropy(module(data.images[order]), data.digits[order]))
+
+
+def joint(module: nn.Module, data: Data, orders: Tensor) -> Step:
+    """A stack, each part of which has its own order of the data."""
+    return stepped(
+        list(module.parameters()),
+        lambda: part_losses(module(data.images[orders]), data.digits[orders], cross_entropy).sum(),
+    )
 
 
 def in_turn(each: Sequence[Step]) -> None:
@@ -61,11 +79,7 @@ def in_turn(each: Sequence[Step]) -> None:
         step()
 
 
-def joint(module: nn.Module, images: Tensor, digits: Tensor) -> Step:
-    return stepped(list(module.parameters()), lambda: part_losses(module(images), digits, cross_entropy).sum())
-
-
-def vmapped(modules: Sequence[nn.Module], images: Tensor, digits: Tensor) -> Step:
+def vmapped(modules: Sequence[nn.Module], data: Data, orders: Tensor) -> Step:
     """`torch.func` over a stacked state."""
     state, buffers = stack_module_state(list(modules))
     base = copy.deepcopy(modules[0])
@@ -75,9 +89,11 @@ def vmapped(modules: Sequence[nn.Module], images: Tensor, digits: Tensor) -> Ste
         return found
 
     batched = torch.vmap(outputs, randomness="different")
-    return stepped(
-        list(state.values()), lambda: part_losses(batched(state, buffers, images), digits, cross_entropy).sum()
-    )
+
+    def loss() -> Tensor:
+        return part_losses(batched(state, buffers, data.images[orders]), data.digits[orders], cross_entropy).sum()
+
+    return stepped(list(state.values()), loss)
 
 
 class Last(nn.Module):
@@ -96,19 +112,17 @@ def steps(counts: Sequence[int], device: str) -> dict[str, Step]:
     """What is measured: the full model, and each way for each K."""
     torch.manual_seed(0)
     model = LeNet()
-    images, digits = torch.randn(BATCH, 1, 28, 28, device=device), torch.randint(10, (BATCH,), device=device)
-    found = {"full": alone(copy.deepcopy(model).to(device).train(), images, digits)}
-    found["full, channels last"] = alone(Last(copy.deepcopy(model).to(device).train()), images, digits)
+    data = Data(torch.randn(IMAGES, 1, 28, 28, device=device), torch.randint(10, (IMAGES,), device=device))
+    orders = torch.stack([torch.randperm(IMAGES, device=device)[:BATCH] for _ in range(max(counts))])
+    found = {"full": alone(copy.deepcopy(model).to(device).train(), data, orders[0])}
+    found["full, channels last"] = alone(Last(copy.deepcopy(model).to(device).train()), data, orders[0])
     for k in counts:
-        parts = [part.to(device).train() for part in split_module(model, (images[:2].cpu(),), k=k).submodels]
-        each = [alone(part, images, digits) for part in copy.deepcopy(parts)]
-        # each part has its own order of the data
-        orders = [torch.randperm(BATCH, device=device) for _ in parts]
-        many, labels = torch.stack([images[o] for o in orders]), torch.stack([digits[o] for o in orders])
+        parts = [part.to(device).train() for part in split_module(model, (torch.randn(2, 1, 28, 28),), k=k).submodels]
+        each = [alone(part, data, order) for part, order in zip(copy.deepcopy(parts), orders, strict=False)]
         found[f"{k} in turn"] = partial(in_turn, each)
-        found[f"{k} stacked"] = joint(stack(parts, layout="contiguous"), many, labels)
-        found[f"{k} stacked, channels last"] = joint(stack(parts, layout="channels_last"), many, labels)
-        found[f"{k} vmap"] = vmapped(parts, many, labels)
+        found[f"{k} stacked"] = joint(stack(parts, layout="contiguous"), data, orders[:k])
+        found[f"{k} stacked, channels last"] = joint(stack(parts, layout="channels_last"), data, orders[:k])
+        found[f"{k} vmap"] = vmapped(parts, data, orders[:k])
     return found
 
 

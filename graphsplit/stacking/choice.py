@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -77,13 +77,16 @@ def part_losses(outputs: Any, targets: Any, loss: Loss) -> Tensor:
 
     Their *sum* gives each part the gradients that it has by itself.
     """
-    count = next(leaf.shape[0] for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
-    parts = [loss(_part(outputs, k), _part(targets, k)) for k in range(count)]
-    return torch.stack(parts)
+    return torch.stack([loss(*pair) for pair in zip(_parts(outputs), _parts(targets), strict=True)])
 
 
-def _part(tree: Any, k: int) -> Any:
-    return pytree.tree_map(lambda leaf: leaf[k] if isinstance(leaf, Tensor) else leaf, tree)
+def _parts(tree: Any) -> Iterator[Any]:
+    """A tree of tensors with the parts' axis in front, for each part."""
+    leaves, spec = pytree.tree_flatten(tree)
+    count = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor))
+    # unbind has one gradient for all parts; indexing would have one as large as the whole for each
+    each = [leaf.unbind() if isinstance(leaf, Tensor) else (leaf,) * count for leaf in leaves]
+    return (pytree.tree_unflatten(part, spec) for part in zip(*each, strict=True))
 
 
 def _in_turn(modules: Sequence[nn.Module], inputs: Sequence[Any], targets: Any, loss: Loss) -> None:
