@@ -30,11 +30,11 @@ STRATA: tuple[tuple[str, ...], ...] = (
     ("torch_network", "options"),
     ("splitting", "merging"),
     ("modules",),
+    ("stacking",),
     ("verification",),  # layer 6
     ("report", "draw"),
     ("api",),
     ("executor",),
-    ("stacking",),
     ("training",),
     ("__init__", "__main__", "cli"),  # layer 7
 )

@@ -22,7 +22,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "docs" / "python.md", ROOT / "docs" / "modules.md")
+DOCUMENTS = (README, *(ROOT / "docs" / f"{name}.md" for name in ("python", "modules", "training")))
 LINKED = (README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "models" / "README.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import graphsplit
-from graphsplit.training import Outcome, Task, Training, TrainingError, load_task, train_parts
+from graphsplit.training import Outcome, Task, Training, TrainingError, checkpoint, load_task, train_parts
 from graphsplit.training.folder import part_folder
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, train
 from graphsplit.training.streams import Stream
@@ -210,6 +210,98 @@ def test_more_epochs_go_on_from_where_it_was(tmp_path: Path, task_file: Path) ->
     found = train(task, longer, replace(two, until=5, resume=True))
     assert [line["epoch"] for line in found[0].history] == [1, 2, 3, 4, 5]
     assert torch.equal(longer.module.up.weight, whole.module.up.weight)
+
+
+# -- stacked ------------------------------------------------------------------------------------------------------
+
+
+def calm_net() -> Net:
+    """Without dropout, which a stack draws in another order, and in double precision."""
+    found = net()
+    found.drop.p = 0.0
+    return found.double()
+
+
+@pytest.fixture
+def double_task(tmp_path: Path) -> Task:
+    path = tmp_path / "double.py"
+    text = PLAIN.replace("lr=RATE)", "lr=RATE, momentum=0.9)")
+    path.write_text(
+        text.replace("torch.arange(6.0", "torch.arange(6, dtype=float").replace(
+            "torch.randn(6)", "torch.randn(6).double()"
+        )
+    )
+    return load_task(path)
+
+
+def split_calm(folder: Path) -> Path:
+    graphsplit.split(calm_net(), (torch.randn(3, 6).double(),), k=2, out=folder)
+    return folder
+
+
+def states(folder: Path) -> list[dict[str, Any]]:
+    return [graphsplit.load_module(folder / f"submodel_{part}.pt2").state_dict() for part in (0, 1)]
+
+
+def test_stacked_sub_models_train_as_they_do_alone(tmp_path: Path, double_task: Task) -> None:
+    """Each on its own batches; what is left behind is what each would have left."""
+    apart = train_parts(split_calm(tmp_path / "apart"), double_task, Training(3, 3))
+    stacked = train_parts(split_calm(tmp_path / "stacked"), double_task, Training(3, 3), stack="on")
+    assert [one.together for one in stacked] == [2, 2]
+    for one, other in zip(apart, stacked, strict=True):
+        for line, same in zip(one.history, other.history, strict=True):
+            assert line["loss"] == pytest.approx(same["loss"], rel=1e-9)
+            assert line["validation"] == pytest.approx(same["validation"], rel=1e-9)
+            assert (line["epoch"], line["samples"]) == (same["epoch"], same["samples"])
+    for state, wanted in zip(states(tmp_path / "stacked"), states(tmp_path / "apart"), strict=True):
+        assert all(torch.allclose(state[name], value, rtol=1e-9) for name, value in wanted.items())
+    for part in (0, 1):
+        left = [checkpoint.read(part_folder(tmp_path / name, part) / CHECKPOINT) for name in ("apart", "stacked")]
+        assert left[0]["schedule"] == left[1]["schedule"]
+        for at, state in left[0]["optimizer"]["state"].items():
+            momentum = left[1]["optimizer"]["state"][at]["momentum_buffer"]
+            assert torch.allclose(momentum, state["momentum_buffer"], rtol=1e-9)
+
+
+def test_a_stacked_training_that_is_killed_ends_the_same(tmp_path: Path, double_task: Task) -> None:
+    training = Training(3, 3, every=0.0)
+    train_parts(split_calm(tmp_path / "whole"), double_task, training, stack="on")
+    other = split_calm(tmp_path / "other")
+
+    def report(title: str, done: int, total: int) -> None:
+        if done == 8:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train_parts(other, double_task, training, stack="on", report=report)
+    before = weights(other)
+    again = replace(training, resume=True)
+    with pytest.raises(TrainingError, match="in the midst of a training in which the parts are stacked"):
+        train_parts(other, double_task, again, parts=[0])
+    assert weights(other) == before
+    train_parts(other, double_task, again, stack="auto")
+    assert weights(other) == weights(tmp_path / "whole")
+    found = train_parts(other, double_task, replace(again, epochs=4), parts=[0])  # alone from there on
+    assert [line["epoch"] for line in found[0].history] == [1, 2, 3, 4]
+
+
+def test_auto_measures_once_and_keeps_to_it(tmp_path: Path, double_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = split_calm(tmp_path / "parts")
+    train_parts(folder, double_task, Training(1, 1), stack="auto")
+    found = json.loads((folder / "training" / "stacked" / "way.json").read_text())
+    assert found["way"] in found["seconds"]
+    assert len(found["seconds"]) == 3
+    monkeypatch.setattr("graphsplit.training.together.choose", lambda *_, **__: pytest.fail("it was measured already"))
+    train_parts(folder, double_task, Training(2, 2, resume=True), stack="auto")
+
+
+def test_what_can_t_be_stacked_is_refused_or_trains_in_turn(tmp_path: Path, task_file: Path) -> None:
+    folder = tmp_path / "parts"
+    graphsplit.split(net(), (torch.randn(3, 6),), k=2, shares=(3, 1), out=folder)
+    task = load_task(task_file)
+    with pytest.raises(TrainingError, match="--stack on: "):
+        train_parts(folder, task, Training(1, 1), stack="on")
+    assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
 
 
 # -- data order -----------------------------------------------------------------------------------------------

@@ -51,6 +51,13 @@ OPTIONS = (
         help="How many sub-models to train side by side, each in a process.",
     ),
     click.option(
+        "--stack",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Train sub-models of one device as one computation: where it is faster, always, never.",
+    ),
+    click.option(
         "--engine",
         metavar="NAME",
         default="local",

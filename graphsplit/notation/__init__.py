@@ -3,10 +3,11 @@
     Conv   n (g i) *s, (g o) i *k, (g o) -> n (g o) *t   | mix i | set group=g
 
 `line` holds the notation itself (`parse`, and `Rule` with its normal form), `fit` holds what a line says of a node
-whose shapes are known (`bind`, and `shapes` of its results).
+whose shapes are known (`bind` and `fitted`, and `shapes` of its results), `layout` the axes by their factors.
 """
 
-from graphsplit.notation.fit import Bound, bind, shapes
+from graphsplit.notation.fit import Bound, bind, fitted, shapes
+from graphsplit.notation.layout import Layout
 from graphsplit.notation.line import TAGS, Factor, Operand, Rule, parse
 
-__all__ = ["TAGS", "Bound", "Factor", "Operand", "Rule", "bind", "parse", "shapes"]
+__all__ = ["TAGS", "Bound", "Factor", "Layout", "Operand", "Rule", "bind", "fitted", "parse", "shapes"]

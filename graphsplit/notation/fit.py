@@ -58,14 +58,7 @@ def bind(
         return _equation(rule, inputs, outputs, attributes)
     if rule.reduce:
         return _reduce(rule, inputs, outputs, attributes)
-    places = tuple([_place(rule, attribute, default, inputs, attributes) for _, attribute, default in rule.at])
-    ranks_in = tuple([None if shape is None else len(shape) for shape in inputs])
-    ranks_out = tuple([None if shape is None else len(shape) for shape in outputs])
-    counts, lengths = _counts(rule, attributes) if rule.counts else ({}, ())
-    products = {factor: size for factor, size in counts.items() if "*" in factor}
-    layout = layout_of(rule, ranks_in, ranks_out, places, lengths)
-    fixed = {**layout.fixed, **{factor: size for factor, size in counts.items() if factor not in products}}
-    sizes = _solve(rule, layout, inputs, outputs, fixed, products)
+    layout, sizes = fitted(rule, inputs, outputs, attributes)
     return Bound(
         rule=rule,
         sizes=sizes,
@@ -76,6 +69,27 @@ def bind(
         stat=_thick(layout.stat, sizes),
         tags=layout.tags,
     )
+
+
+def fitted(
+    rule: Rule,
+    inputs: Sequence[Shape | None],
+    outputs: Sequence[Shape | None],
+    attributes: Mapping[str, object],
+) -> tuple[Layout, dict[str, int]]:
+    """The factors of each axis as the line has them, of size 1 too, and the sizes of all factors.
+
+    Not for a rule that says `reduce` or `equation`, whose factors aren't in the line. Raises RuleError when the rule doesn't
+    fit.
+    """
+    places = tuple([_place(rule, attribute, default, inputs, attributes) for _, attribute, default in rule.at])
+    ranks_in = tuple([None if shape is None else len(shape) for shape in inputs])
+    ranks_out = tuple([None if shape is None else len(shape) for shape in outputs])
+    counts, lengths = _counts(rule, attributes) if rule.counts else ({}, ())
+    products = {factor: size for factor, size in counts.items() if "*" in factor}
+    layout = layout_of(rule, ranks_in, ranks_out, places, lengths)
+    fixed = {**layout.fixed, **{factor: size for factor, size in counts.items() if factor not in products}}
+    return layout, _solve(rule, layout, inputs, outputs, fixed, products)
 
 
 def shapes(

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from graphsplit.files import inside
 from graphsplit.manifest import Manifest
+from graphsplit.training import checkpoint
 from graphsplit.training.files import open_network, put_back
-from graphsplit.training.loop import Course, Outcome, Report, train
+from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
 from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.together import IN_TURN, Stack, leave, train_together, way_of
 from graphsplit.training.trainee import make
 
-FOLDER = "training"
+FOLDER, STACKED = "training", "stacked"
 """Where a split's folder keeps what its training leaves: a folder for each part, with its checkpoint and its metrics."""
 
 
@@ -65,11 +68,13 @@ def train_parts(
     training: Training,
     *,
     parts: Sequence[int] | None = None,
+    stack: Stack = "off",
     report: Report | None = None,
 ) -> list[Outcome]:
-    """Train sub-models of a split one after another; each one's weights go back into its file as it is done.
+    """Train sub-models of a split; their weights go back into their files as they are done.
 
-    `parts` are those to train, all by default. Raises TrainingError, and what reading a split raises.
+    `parts` are those to train, all by default. `stack`: one after another ("off"), as one computation ("on"), or in whichever way
+    a step is faster ("auto"). Raises TrainingError, and what reading a split raises.
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
@@ -77,10 +82,53 @@ def train_parts(
     for part in chosen:
         if not 0 <= part < manifest.parts:
             raise TrainingError(f"--part {part}: the split has parts 0 to {manifest.parts - 1}")
+    files = [inside(folder, manifest.submodels[part].file) for part in chosen]
+    place = folder / FOLDER / STACKED
+    begun = any((part_folder(folder, part) / CHECKPOINT).exists() for part in chosen)
+    if stack != "off" and len(chosen) > 1 and ((place / CHECKPOINT).exists() or not begun or training.force):
+        modules = [open_network(file) for file in files]
+        way = way_of(task, modules, chosen, training.device, stack, place)
+        if way != IN_TURN:
+            return _train_together(folder, files, modules, chosen, way, task, training, report)
+    _leave_stack(place, folder, chosen, training)
     found = []
-    for part in chosen:
-        found += _train_part(folder, inside(folder, manifest.submodels[part].file), part, task, training, report)
+    for part, file in zip(chosen, files, strict=True):
+        found += _train_part(folder, file, part, task, training, report)
     return found
+
+
+def _train_together(
+    folder: Path,
+    files: Sequence[Path],
+    modules: Sequence[nn.Module],
+    parts: Sequence[int],
+    way: str,
+    task: Task,
+    training: Training,
+    report: Report | None,
+) -> list[Outcome]:
+    course = training.course(folder / FOLDER / STACKED, f"{len(parts)} parts, stacked")
+    found, trainees = train_together(task, modules, parts, way, course, training.device, report)
+    for trainee, outcome, file in zip(trainees, found, files, strict=True):
+        leave(trainee, outcome, course, part_folder(folder, outcome.part))
+        put_back(trainee.module, file)
+    return found
+
+
+def _leave_stack(place: Path, folder: Path, parts: Sequence[int], training: Training) -> None:
+    """Parts that were stacked go on alone from where the stack left them. Raises TrainingError where it isn't at its end."""
+    path = place / CHECKPOINT
+    if not path.exists():
+        return
+    reached = 0 if training.force else checkpoint.read(path)["progress"]["epoch"]
+    for part in parts if not training.force else ():
+        own = part_folder(folder, part) / CHECKPOINT
+        if not own.exists() or checkpoint.read(own)["progress"]["epoch"] < reached:
+            raise TrainingError(
+                f"part {part} is in the midst of a training in which the parts are stacked",
+                hint="go on with all of them: --resume without --part and --stack off; or start anew with --force",
+            )
+    path.unlink()
 
 
 def _train_part(

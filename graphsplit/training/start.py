@@ -18,6 +18,7 @@ from graphsplit.training.loop import Outcome, Report
 from graphsplit.training.loop import train as train_course
 from graphsplit.training.method import Result, Splitter
 from graphsplit.training.task import Task, TrainingError, load_task
+from graphsplit.training.together import Stack
 from graphsplit.training.trainee import make
 
 TaskLike = Task | str | os.PathLike[str]
@@ -33,6 +34,7 @@ def train(
     parts: Sequence[int] | None = None,
     seed: int = 0,
     device: str | None = None,
+    stack: Stack = "auto",
     engine: str = "local",
     jobs: int = 1,
     every: float = 60.0,
@@ -44,8 +46,9 @@ def train(
     """Train the sub-models of a split's folder (or the `parts` named), where they lie, or a single network.
 
     task: a `Task`, or its file, whose constants `settings` replace. schedule: how many epochs the schedule is made for, where the
-    training goes on behind a merge; as many as `epochs` by default. engine: "local", or "ray" with an address behind a
-    colon; jobs: how many sub-models at once. every: seconds between checkpoints. out: where a single network's weights go.
+    training goes on behind a merge; as many as `epochs` by default. stack: whether sub-models train as one computation, "on",
+    "off", or "auto" where that is faster. engine: "local", or "ray" with an address behind a colon; jobs: how many
+    sub-models at once, each in a process. every: seconds between checkpoints. out: where a single network's weights go.
 
     Raises TrainingError, and what reading a network raises.
     """
@@ -58,7 +61,9 @@ def train(
         return [_train_network(path, found, training, out, report)]
     if out is not None:
         raise TrainingError("-o is for a single network: sub-models are trained where they lie")
-    return train_folder(path, found, training, settings or {}, engine=engine, jobs=jobs, parts=parts, report=report)
+    return train_folder(
+        path, found, training, settings or {}, stack=stack, engine=engine, jobs=jobs, parts=parts, report=report
+    )
 
 
 def run(
@@ -71,6 +76,7 @@ def run(
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str | None = None,
+    stack: Stack = "auto",
     engine: str = "local",
     jobs: int = 1,
     every: float = 60.0,
@@ -87,7 +93,7 @@ def run(
     training = Training.of(found, epochs, seed=seed, device=device, every=every, resume=resume)
 
     def train_them(parts: Path, task: Task, first: Training) -> Sequence[Outcome]:
-        return train_folder(parts, task, first, settings or {}, engine=engine, jobs=jobs, report=report)
+        return train_folder(parts, task, first, settings or {}, stack=stack, engine=engine, jobs=jobs, report=report)
 
     return method.run(split, found, training, pretrain, out, report=report, train_them=train_them)
 
@@ -98,6 +104,7 @@ def train_folder(
     training: Training,
     settings: Mapping[str, str],
     *,
+    stack: Stack = "auto",
     engine: str = "local",
     jobs: int = 1,
     parts: Sequence[int] | None = None,
@@ -110,7 +117,9 @@ def train_folder(
     if name not in ("local", "ray"):
         raise TrainingError(f"--engine {engine}: there is no such engine", hint="choose local, ray or ray:ADDRESS")
     if name == "local" and jobs == 1:
-        return train_parts(folder, task, training, parts=parts, report=report)
+        return train_parts(folder, task, training, parts=parts, stack=stack, report=report)
+    if stack == "on":
+        raise TrainingError("--stack on: sub-models are stacked in one process", hint="leave out --engine and --jobs")
     if task.path is None:
         raise TrainingError(
             "other processes read the task from its file, and this one has none", hint="write it into one"

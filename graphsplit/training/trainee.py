@@ -47,6 +47,13 @@ class Trainee:
         total.backward()  # type: ignore[no-untyped-call]
 
 
+def parts_of_tree(tree: Any, count: int) -> Iterator[Any]:
+    """A tree of tensors with the parts' axis in front, for each part: unbound, for that has one gradient for all of them."""
+    leaves, spec = pytree.tree_flatten(tree)
+    each = [leaf.unbind() if torch.is_tensor(leaf) else (leaf,) * count for leaf in leaves]
+    return (pytree.tree_unflatten(part, spec) for part in zip(*each, strict=True))
+
+
 def call(module: nn.Module, inputs: Any) -> Any:
     """Call a module with what a batch holds: one tensor, a tuple or list by position, a mapping by name."""
     if isinstance(inputs, Mapping):

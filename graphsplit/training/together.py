@@ -1,0 +1,109 @@
+"""Sub-models of equal shapes on one device, trained as one stacked computation where that is faster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from graphsplit.errors import UnsupportedError
+from graphsplit.files import atomic_file
+from graphsplit.stacking import choose, stack, stack_optimizers, unstack, unstack_optimizer
+from graphsplit.training.checkpoint import Progress, save
+from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, train
+from graphsplit.training.streams import Stream
+from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.trainee import Trainee, batch_of, make, schedule_of
+
+Stack = Literal["auto", "on", "off"]
+WAY = "way.json"
+IN_TURN = "in turn"
+REPEATS = 3
+
+
+def way_of(
+    task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, stacked: Stack, place: Path
+) -> str:
+    """How to train: in turn, or stacked with a memory layout. Measured once, on the task's own batch, and then kept.
+
+    Raises TrainingError where stacking is asked for and isn't possible.
+    """
+    if stacked == "off" or len(modules) < 2:
+        return IN_TURN
+    known = place / WAY
+    if known.exists():
+        way: str = json.loads(known.read_text(encoding="utf-8"))["way"]
+        return way
+    trainees = [make(task, module, [part], device, 1) for module, part in zip(modules, parts, strict=True)]
+    stream = Stream(task.train_data(), 0, parts[0])
+    stream.begin(0)
+    inputs, targets = batch_of(stream.next(), trainees[0].device)
+    if isinstance(inputs, Mapping):
+        found, refused = {}, "inputs by name can't be stacked"
+    else:
+        chosen = choose(
+            modules, (tuple(inputs) if isinstance(inputs, list) else inputs, targets), task.loss, repeats=REPEATS
+        )
+        found, refused = dict(chosen.seconds), chosen.refused
+        way = chosen.way
+    if len(found) < 2:
+        if stacked == "on":
+            raise TrainingError(f"--stack on: {refused}", hint="--stack auto trains in turn what can't be stacked")
+        return IN_TURN
+    if stacked == "on":
+        way = min((name for name in found if name != IN_TURN), key=lambda name: found[name])
+    place.mkdir(parents=True, exist_ok=True)
+    with atomic_file(known, force=True) as staged:
+        staged.write_text(json.dumps({"way": way, "seconds": found}) + "\n", encoding="utf-8")
+    return way
+
+
+def train_together(
+    task: Task,
+    modules: Sequence[nn.Module],
+    parts: Sequence[int],
+    way: str,
+    course: Course,
+    device: str,
+    report: Report | None,
+) -> tuple[list[Outcome], list[Trainee]]:
+    """Train sub-models stacked. Gives outcomes, and each one with its own optimizer and schedule as they are then.
+
+    Raises TrainingError for a task whose optimizer can't be stacked.
+    """
+    apart = [make(task, module, [part], device, course.epochs) for module, part in zip(modules, parts, strict=True)]
+    try:
+        module = stack(modules, layout=way)  # type: ignore[arg-type]
+        optimizer = stack_optimizers([one.optimizer for one in apart], module, modules)
+    except UnsupportedError as error:
+        raise TrainingError(f"--stack: {error.message}", hint=error.hint or "add --stack off") from error
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("initial_lr", group["lr"])  # the parts' own schedules have set theirs
+    schedule = schedule_of(task, optimizer, course.epochs)
+    found = train(task, Trainee(module, optimizer, schedule, tuple(parts), apart[0].device), course, report)
+    unstack(module, modules)
+    unstack_optimizer(optimizer, module, [one.optimizer for one in apart], modules)
+    for one in apart:
+        if schedule is not None:
+            one.schedule.load_state_dict(schedule.state_dict())
+    return found, apart
+
+
+def leave(trainee: Trainee, outcome: Outcome, course: Course, folder: Path) -> None:
+    """Leave in a part's folder what it would have there if it had been trained alone."""
+    progress = Progress(
+        epoch=outcome.epochs,
+        samples=outcome.samples,
+        seconds=outcome.seconds,
+        multiply_adds=outcome.multiply_adds,
+        peak_memory=outcome.peak_memory,
+        lines=len(outcome.history),
+    )
+    identity: dict[str, Any] = {"seed": course.seed, "parts": list(trainee.parts), "first epoch": course.first}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / METRICS, force=True) as staged:
+        staged.write_text("".join(json.dumps(line) + "\n" for line in outcome.history), encoding="utf-8")
+    save(folder / CHECKPOINT, trainee, progress, identity)
