@@ -24,7 +24,7 @@ class Progress:
     """How far a training is: whole epochs, batches of the one begun, and what was summed up so far.
 
     losses: sums over the epoch's samples, one for each sub-model. seconds: of training and evaluation, over all runs.
-    multiply_adds: of a step, measured once. lines: of the metrics file that belong to this.
+    each: multiply-adds of a sample, measured once. lines: of the metrics file that belong to this.
     """
 
     epoch: int = 0
@@ -34,7 +34,7 @@ class Progress:
     samples: int = 0
     seconds: float = 0.0
     multiply_adds: int = 0
-    step_multiply_adds: int = 0
+    each: float = 0.0
     peak_memory: int = 0
     lines: int = 0
 

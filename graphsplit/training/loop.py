@@ -145,7 +145,8 @@ def _epoch(run: _Run) -> None:
 def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
     """One step of the optimizer."""
     progress, trainee = run.progress, run.trainee
-    with _Counter(progress) if not progress.step_multiply_adds else nullcontext():
+    size = samples(batches[0])
+    with _Counter(progress, size) if not progress.each else nullcontext():
         outputs = trainee.outputs([inputs for inputs, _ in batches])
         losses = [run.task.loss(out, targets) for out, (_, targets) in zip(outputs, batches, strict=True)]
         if not (torch.is_tensor(losses[0]) and losses[0].dim() == 0):
@@ -153,21 +154,20 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
         trainee.optimizer.zero_grad(set_to_none=True)
         trainee.backward(losses)
     trainee.optimizer.step()
-    size = samples(batches[0])
     for at, loss in enumerate(losses):
         run.sums[at] = run.sums[at] + loss.detach() * size
     progress.counted += size
     progress.samples += size * len(batches)
-    progress.multiply_adds += progress.step_multiply_adds
+    progress.multiply_adds += round(progress.each * size)
 
 
 class _Counter(AbstractContextManager["_Counter"]):
-    """Counts the multiply-adds of what is run inside, forward and backward."""
+    """Counts the multiply-adds of a step, forward and backward, for each of its samples."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, size: int) -> None:
         from torch.utils.flop_counter import FlopCounterMode
 
-        self.progress = progress
+        self.progress, self.size = progress, size
         self.counter: Any = FlopCounterMode(display=False)
 
     def __enter__(self) -> _Counter:
@@ -176,7 +176,7 @@ class _Counter(AbstractContextManager["_Counter"]):
 
     def __exit__(self, *error: object) -> None:
         self.counter.__exit__(*error)
-        self.progress.step_multiply_adds = max(1, self.counter.get_total_flops() // 2)
+        self.progress.each = max(1, self.counter.get_total_flops() // 2) / self.size
 
 
 def _finish_epoch(run: _Run, validation: Any) -> None:

@@ -1,0 +1,73 @@
+"""The experiments' programs, on a network and data that are small enough for a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphsplit.training import load_task
+from tests.test_training import PLAIN, net
+from tools.experiments.pages import Page, mean_and_deviation
+from tools.experiments.trials import Setting, Way, draw_afresh, read, run, run_all
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    (tmp_path / "task.py").write_text(PLAIN.replace("lr=RATE)", "lr=RATE, momentum=0.9)"))
+    task = load_task(tmp_path / "task.py")
+    return Setting(
+        net, (torch.randn(3, 6),), replace(task, test_data=task.validation_data), watch=lambda parts: {"n": len(parts)}
+    )
+
+
+def test_a_trial_has_a_point_for_each_epoch(setting: Setting) -> None:
+    trial = run(setting, Way(2, 2, 5), seed=1)
+    assert [point["epoch"] for point in trial.curve] == [1, 2, 3, 4, 5]
+    assert trial.merged["epoch"] == 2
+    assert trial.merged["loss"] != trial.curve[1]["loss"]  # the mean of the outputs isn't the mean of the losses
+    assert trial.final == trial.curve[-1]
+    assert trial.extra == {"n": 2}
+    assert trial.samples == 23 * (2 * 2 + 3)
+    work = [point["multiply_adds"] for point in trial.curve]
+    assert work[0] * 2 == work[1]
+    assert work[1] - work[0] == work[4] - work[3]  # without a weight between hidden layers, none is cut
+    seconds = [point["seconds"] for point in trial.curve]
+    assert seconds == sorted(seconds)
+
+
+def test_ways_of_a_seed_start_alike_and_a_trial_is_repeatable(setting: Setting) -> None:
+    one, again, other = (run(setting, Way(1, 0, 2), seed) for seed in (3, 3, 4))
+    assert one.final["loss"] == again.final["loss"] != other.final["loss"]
+    at_once = run(setting, Way(2, 0, 2), 3)
+    assert at_once.merged["epoch"] == 0
+    assert at_once.parameters == [one.parameters[0], *at_once.parameters[1:]]
+
+
+def test_trials_are_taken_up_again(setting: Setting, tmp_path: Path) -> None:
+    said: list[str] = []
+    ways = [Way(1, 0, 1), Way(2, 1, 2)]
+    found = run_all(setting, ways, [0, 1], tmp_path / "t.json", said.append)
+    assert len(said) == 4
+    assert run_all(setting, ways, [0, 1], tmp_path / "t.json", said.append) == found
+    assert len(said) == 4
+    assert list(read(tmp_path / "t.json").values()) == found
+    page = Page("Title", "command", found)
+    assert page.ways == ["baseline", "K=2, merged at 1"]
+    assert [trial.seed for trial in page.of("baseline")] == [0, 1]
+
+
+def test_weights_drawn_for_the_narrow_width(setting: Setting) -> None:
+    parts = [net(), net()]
+    draw_afresh(parts, seed=0)
+    assert not torch.equal(parts[0].up.weight, parts[1].up.weight)
+    assert parts[0].up.weight.abs().max() <= 6**-0.5
+    assert parts[0].up.bias.abs().max() <= 6**-0.5
+    assert torch.equal(parts[0].norm.weight, net().norm.weight)
+
+
+def test_a_mean_with_its_deviation() -> None:
+    assert mean_and_deviation([1.0, 2.0, 3.0], 2) == "2.00 (1.00)"
+    assert mean_and_deviation([0.5], 1, sign=True) == "+0.5"

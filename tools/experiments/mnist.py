@@ -1,0 +1,172 @@
+"""The paper's experiment on MNIST (Table 1, Figures 2 and 3), with the controls that it lacks.
+
+    python tools/experiments/mnist.py --data-root FOLDER [--seeds 5] [--pretrain 5] [--epochs 10] [--images 60000]
+                                      [--device cpu] [-o docs/results/mnist]
+
+The defaults are scaled to an hour on two cores: 5 epochs of pre-training of 10, where the paper has 100 of 200 (`--pretrain 100
+--epochs 200`). Everything else is the paper's. Sub-models start from slices of the same initial weights as the baseline of the
+same seed, and train one after another; how much a step costs stacked is measured by `tools/benchmark_stacking.py`. The control
+is the baseline with as many epochs as fit the multiply-adds of the method. Trials are kept in OUT.json as they end, and taken up
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+import torch
+from torch import nn
+
+from graphsplit.training import load_task
+from models.lenet import LeNet
+from tools.experiments.pages import Page, curves, mean_and_deviation, scatter
+from tools.experiments.trials import Setting, Trial, Way, run_all
+
+TASK = Path(__file__).parent.parent.parent / "models" / "mnist_task.py"
+PARTS = (2, 5, 10)
+SCATTERED = 400
+"""Test images whose probabilities are kept for Figure 2."""
+
+
+def probabilities(parts: Sequence[nn.Module], data: Sequence[Any], device: str) -> dict[str, Any]:
+    """What each sub-model gives the correct class, and how alike the sub-models are in that."""
+    found = []
+    with torch.no_grad():
+        for part in parts:
+            part.eval()
+            pieces = [part(x.to(device)).softmax(-1).cpu().gather(1, y[:, None])[:, 0] for x, y in data]
+            found.append(torch.cat(pieces))
+            part.train()
+    together = torch.stack(found)
+    correlation = torch.corrcoef(together)
+    off = correlation[~torch.eye(len(parts), dtype=torch.bool)]
+    gap = (together[:, None] - together[None]).abs().mean() * len(parts) / (len(parts) - 1)
+    kept = [[round(float(p), 4) for p in row[:SCATTERED]] for row in together]
+    return {"correlation": float(off.mean()), "gap": float(gap), "probabilities": kept}
+
+
+def ways(pretrain: int, epochs: int) -> list[Way]:
+    """The baseline, the method for each K, the controls of equal multiply-adds, and merging at once."""
+    found = [Way(1, 0, epochs)]
+    found += [Way(k, pretrain, epochs) for k in PARTS]
+    found += [Way(2, 0, epochs, name="K=2, merged at 0")]
+    found += [
+        Way(1, 0, cut, name=f"baseline, {cut} epochs")
+        for cut in sorted({shortened(k, pretrain, epochs) for k in PARTS})
+    ]
+    return found
+
+
+def shortened(k: int, pretrain: int, epochs: int) -> int:
+    """Epochs of the baseline that fit the multiply-adds of the method."""
+    share = {2: 0.57, 5: 0.30, 10: 0.22}[k]
+    return round(epochs - pretrain + share * pretrain)
+
+
+def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out: Path) -> str:
+    """The results as Markdown, with pictures beside it."""
+    made = Page("MNIST", command, trials)
+    made.say(
+        f"LeNet with 431,080 parameters, SGD with learning rate 0.1 and momentum 0.9, batches of 500; {epochs} epochs, of "
+        f"which the sub-models train {pretrain}. Sub-models train one after another, so seconds are those of all of them."
+    )
+    made.table(
+        (
+            "way",
+            "parameters of a part",
+            "test error %",
+            "test loss",
+            "G multiply-adds",
+            "seconds",
+            "against the baseline",
+        ),
+        [_row(made, way) for way in made.ways],
+    )
+    made.say("Just before the merge, the merge itself, and the end (test error %):")
+    made.table(
+        ("way", "parts' mean", "best part", "merged", "at the end", "correlation of the parts", "gap of the parts"),
+        [_merge_row(made, way) for way in made.ways if made.of(way)[0].parts],
+    )
+    made.picture(
+        curves(made, out.with_name(f"{out.name}-curves.svg"), ("loss", "error"), "epoch"), "loss and error by epoch"
+    )
+    made.picture(
+        curves(made, out.with_name(f"{out.name}-work.svg"), ("loss", "error"), "multiply_adds"),
+        "loss and error by multiply-adds",
+    )
+    made.picture(scatter(made, out.with_name(f"{out.name}-diversity.svg")), "diversity of the sub-models")
+    return made.text()
+
+
+def _row(made: Page, way: str) -> tuple[str, ...]:
+    found, base = made.of(way), made.of(made.ways[0])
+    part = min(found[0].parameters)
+    error = mean_and_deviation([100 * t.final["error"] for t in found], 3)
+    paired = [100 * (t.final["error"] - b.final["error"]) for t, b in zip(found, base, strict=True)]
+    return (
+        way,
+        f"{part:,}",
+        error,
+        mean_and_deviation([t.final["loss"] for t in found], 4),
+        f"{found[0].multiply_adds / 1e9:,.0f}",
+        mean_and_deviation([t.seconds for t in found], 1),
+        mean_and_deviation(paired, 3, sign=True) if way != made.ways[0] else "",
+    )
+
+
+def _merge_row(made: Page, way: str) -> tuple[str, ...]:
+    found = made.of(way)
+    return (
+        way,
+        mean_and_deviation([100 * sum(p["error"] for p in t.parts) / len(t.parts) for t in found], 2),
+        mean_and_deviation([100 * min(p["error"] for p in t.parts) for t in found], 2),
+        mean_and_deviation([100 * t.merged["error"] for t in found], 2),
+        mean_and_deviation([100 * t.final["error"] for t in found], 2),
+        mean_and_deviation([t.extra["correlation"] for t in found], 3),
+        mean_and_deviation([t.extra["gap"] for t in found], 3),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, and write the page."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    made.add_argument("--data-root", required=True, metavar="FOLDER", help="the folder with MNIST/raw")
+    made.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (5)")
+    made.add_argument(
+        "--pretrain", type=int, default=5, metavar="N", help="epochs of the sub-models (5; the paper has 100)"
+    )
+    made.add_argument("--epochs", type=int, default=10, metavar="N", help="epochs in all (10; the paper has 200)")
+    made.add_argument("--images", type=int, default=60_000, metavar="N", help="training images (60000)")
+    made.add_argument("--device", default="cpu", metavar="NAME", help="where to train (cpu)")
+    made.add_argument(
+        "-o", "--out", type=Path, default=Path("docs/results/mnist"), metavar="OUT", help="OUT.md, OUT.json, pictures"
+    )
+    arguments = made.parse_args(argv)
+    settings = {"DATA_ROOT": arguments.data_root, "IMAGES": str(arguments.images), "EPOCHS": str(arguments.epochs)}
+    task = load_task(TASK, settings)
+    assert task.test_data is not None
+    data = list(task.test_data())
+
+    def watch(parts: Sequence[nn.Module]) -> dict[str, Any]:
+        return probabilities(parts, data, arguments.device)
+
+    setting = Setting(LeNet, (torch.randn(1, 1, 28, 28),), task, arguments.device, watch)
+    wanted = ways(arguments.pretrain, arguments.epochs)
+    trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
+    command = (
+        f"python tools/experiments/mnist.py --data-root FOLDER --seeds {arguments.seeds} --pretrain {arguments.pretrain} "
+        f"--epochs {arguments.epochs}" + f" --images {arguments.images}" * (arguments.images != 60_000)
+    )
+    text = page(trials, arguments.pretrain, arguments.epochs, command, arguments.out)
+    arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

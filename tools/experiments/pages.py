@@ -1,0 +1,127 @@
+"""Pages of results: tables with means and deviations over seeds, and the pictures that belong to them."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tools.experiments.trials import Trial
+from tools.shared.tables import cell, versions
+
+COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
+"""Okabe and Ito's, which the colour-blind tell apart."""
+NAMES = {
+    "epoch": "epoch",
+    "multiply_adds": "multiply-adds",
+    "seconds": "seconds",
+    "loss": "test loss",
+    "error": "test error",
+}
+
+
+def mean_and_deviation(values: Sequence[float], digits: int, *, sign: bool = False) -> str:
+    """`1.23 (0.04)`: the mean, and the standard deviation over the seeds where there are several."""
+    mean = f"{statistics.fmean(values):{'+' if sign else ''}.{digits}f}"
+    return f"{mean} ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else mean
+
+
+class Page:
+    """A Markdown page about trials."""
+
+    def __init__(self, title: str, command: str, trials: Sequence[Trial]) -> None:
+        self.trials = list(trials)
+        self.ways = list(dict.fromkeys(trial.way for trial in trials))
+        known = ", ".join(f"{name} {number}" for name, number in versions(["graphsplit", "torch"]).items())
+        seeds = len({trial.seed for trial in trials})
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+        self.lines = [
+            f"# {title}",
+            "",
+            f"Made by a program, on {platform.machine()} with {device} ({known}):",
+            "",
+            f"    {command}",
+            "",
+            f"Means over {seeds} seeds, standard deviations in brackets. Ways of the same seed start from the same weights.",
+            "",
+        ]
+
+    def of(self, way: str) -> list[Trial]:
+        """A way's trials, by seed."""
+        return sorted((trial for trial in self.trials if trial.way == way), key=lambda trial: trial.seed)
+
+    def say(self, text: str) -> None:
+        """A paragraph."""
+        self.lines += [text, ""]
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table, its first column left-aligned."""
+        self.lines += ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+        self.lines += ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows] + [""]
+
+    def picture(self, path: Path, title: str) -> None:
+        """A picture that lies beside the page."""
+        self.lines += [f"![{title}]({path.name})", ""]
+
+    def text(self) -> str:
+        """The whole page."""
+        return "\n".join(self.lines).rstrip() + "\n"
+
+
+def curves(page: Page, path: Path, names: Sequence[str], along: str) -> Path:
+    """Curves of the ways, the mean over the seeds, with a mark where the parts are merged."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6))
+    for ax, name in zip(axes, names, strict=True):
+        for way, colour in zip(page.ways, COLOURS, strict=False):
+            trials = page.of(way)
+            points = [[t.curve[at] for t in trials] for at in range(min(len(t.curve) for t in trials))]
+            xs = [statistics.fmean(p[along] for p in each) for each in points]
+            ys = [statistics.fmean(p[name] for p in each) for each in points]
+            ax.plot(xs, ys, color=colour, label=way, linewidth=1.4)
+            if trials[0].merged:
+                at = statistics.fmean(t.merged[along] for t in trials), statistics.fmean(t.merged[name] for t in trials)
+                ax.plot(*at, marker="o", color=colour, markersize=4)
+        ax.set_yscale("log")
+        ax.set_xlabel(NAMES[along])
+        ax.set_ylabel(NAMES.get(name, name))
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    return _saved(figure, path)
+
+
+def scatter(page: Page, path: Path) -> Path:
+    """What pairs of sub-models give the correct class of each test image, one panel for each K."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    shown = [t for way in page.ways for t in page.of(way)[:1] if t.extra.get("probabilities") and len(t.curve) > 0]
+    shown = [t for t in shown if t.merged.get("epoch", 0) > 0]
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.6), squeeze=False)
+    for ax, trial in zip(axes[0], shown, strict=True):
+        each = trial.extra["probabilities"]
+        for one in range(len(each)):
+            for other in range(one):
+                ax.scatter(each[other], each[one], s=1, color=COLOURS[1], alpha=0.3, linewidths=0, rasterized=True)
+        ax.set_title(trial.way, fontsize=9)
+        ax.set_xlabel("one sub-model")
+        ax.set_ylabel("another")
+    return _saved(figure, path)
+
+
+def _saved(figure: object, path: Path) -> Path:
+    from matplotlib import pyplot as plt
+
+    figure.tight_layout()  # type: ignore[attr-defined]
+    figure.savefig(path, metadata={"Date": None}, dpi=100)  # type: ignore[attr-defined]
+    plt.close("all")
+    return path
