@@ -17,6 +17,7 @@ from graphsplit.errors import (
 
 if TYPE_CHECKING:
     from graphsplit.api import load, load_module, merge, plan, reopen, split
+    from graphsplit.executor import trainable, write_weights
     from graphsplit.merging import Merge
     from graphsplit.modules import ModuleSplit
     from graphsplit.splitting import Split
@@ -40,7 +41,9 @@ __all__ = [
     "plan",
     "reopen",
     "split",
+    "trainable",
     "verify",
+    "write_weights",
 ]
 
 _HOMES = {
@@ -52,6 +55,8 @@ _HOMES = {
     "Split": "graphsplit.splitting",
     "ModuleSplit": "graphsplit.modules",
     "merge": "graphsplit.api",
+    "trainable": "graphsplit.executor",
+    "write_weights": "graphsplit.executor",
     "Merge": "graphsplit.merging",
     "verify": "graphsplit.verification",
     "Verification": "graphsplit.verification",

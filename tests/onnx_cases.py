@@ -106,7 +106,8 @@ def fit(rules: tuple[Rule, ...], case: Case) -> Bound:
 
 # op (onnxruntime's with its domain), opset, attributes, inputs (a shape stands for random numbers, a list for these
 # integers), number of outputs
-OWN: list[tuple[str, int, dict[str, Any], list[tuple[int, ...] | list[int] | Array | None], int]] = [
+Example = tuple[str, int, dict[str, Any], list[tuple[int, ...] | list[int] | Array | None], int]
+OWN: list[Example] = [
     ("Conv", 11, {}, [(2, 4, 5, 5), (6, 4, 3, 3), (6,)], 1),
     ("Conv", 22, {"group": 2, "pads": [1, 1]}, [(2, 4, 5), (6, 2, 3), (6,)], 1),
     ("Conv", 11, {"group": 4}, [(2, 4, 5, 5), (8, 1, 3, 3), None], 1),
@@ -244,10 +245,15 @@ def _evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]
 
 @cache
 def own_cases() -> tuple[Case, ...]:
-    """Examples of ours where onnx's have one channel or one version only; results by the reference evaluator."""
+    """Examples of ours where onnx's have one channel or one version only."""
+    return cases_of(OWN)
+
+
+def cases_of(examples: list[Example]) -> tuple[Case, ...]:
+    """Examples with random inputs; results by the reference evaluator."""
     draw = np.random.default_rng(0)
     found: list[Case] = []
-    for title, opset, attributes, inputs, results in OWN:
+    for title, opset, attributes, inputs, results in examples:
         domain, _, op = title.rpartition("::")
         arrays: list[Array | None] = []
         for given in inputs:
