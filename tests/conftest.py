@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 HAS_TORCH = find_spec("torch") is not None
-collect_ignore_glob = [] if HAS_TORCH else ["test_torch_*.py", "test_modules.py", "test_merge_optimizers.py"]
+collect_ignore_glob = (
+    [] if HAS_TORCH else ["test_torch_*.py", "test_modules.py", "test_merge_optimizers.py", "test_executor*.py"]
+)
 
 
 def pytest_report_header() -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,6 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import HAS_TORCH
-
-if not HAS_TORCH:
-    pytest.skip("torch isn't installed", allow_module_level=True)
-
-from graphsplit.errors import UnsupportedError
 from graphsplit.executor import OnnxModule, implementation
 from graphsplit.executor.table import table
 from graphsplit.formats.onnx_file import load

@@ -29,7 +29,7 @@ STRATA: tuple[tuple[str, ...], ...] = (
     ("network",),
     ("torch_network", "options"),
     ("splitting", "merging"),
-    ("modules",),
+    ("modules", "executor"),
     ("verification",),  # layer 6
     ("report", "draw", "train"),
     ("api",),
@@ -38,7 +38,7 @@ STRATA: tuple[tuple[str, ...], ...] = (
 LAYERS = {name: height for height, stratum in enumerate(STRATA) for name in stratum}
 ONNX_HOMES = {"formats"}
 HEAVY = {"torch", "onnxruntime"}
-TORCH_HOMES = sorted((ROOT / "formats").glob("torch_*.py"))
+TORCH_HOMES = [*sorted((ROOT / "formats").glob("torch_*.py")), *sorted((ROOT / "executor").glob("*.py"))]
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -115,7 +115,7 @@ def test_torch_and_onnxruntime_are_imported_only_when_needed(path: Path) -> None
     if path in TORCH_HOMES:
         return
     named = [name for _, name in imports(path, at_start=True)]
-    assert [name for name in named if name.startswith("graphsplit.formats.torch_")] == []
+    assert [name for name in named if name.startswith(("graphsplit.formats.torch_", "graphsplit.executor"))] == []
     assert [name for _, name in imports(path, at_start=True) if name.split(".")[0] in HEAVY] == []
 
 

@@ -121,11 +121,10 @@ def _bias(
 
 def _softmax(x: Tensor, bias: Tensor | None) -> Tensor:
     """Softmax over keys; a query that sees none gets nothing."""
-    y = torch.softmax(x, -1)
     if bias is None:
-        return y
+        return torch.softmax(x, -1)
     blind = torch.isneginf(bias.amax(-1, keepdim=True))
-    return y.masked_fill(blind, 0.0)
+    return torch.softmax(x.masked_fill(blind, 0.0), -1).masked_fill(blind, 0.0)
 
 
 def rotated(x: Tensor, cosine: Tensor, sine: Tensor, *, interleaved: bool) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as nnf
 
-from graphsplit.executor.attention import from_heads, rotated, to_heads
+from graphsplit.executor.attention import from_heads, rotated, shared, to_heads
 from graphsplit.executor.ops import Attributes, Op, Run, Table, Tensor, plain
 
 
@@ -105,6 +105,39 @@ def _multi_head(a: Attributes) -> Run:
     return run
 
 
+def _grouped_query(a: Attributes) -> Run:
+    """Causal attention of a whole prompt, query heads sharing key-value heads; `lengths` are the last tokens' positions."""
+    heads, shared_heads, window = a["num_heads"], a["kv_num_heads"], a.get("local_window_size", -1)
+    rotary, interleaved, cap = a.get("do_rotary", 0), bool(a.get("rotary_interleaved", 0)), a.get("softcap", 0.0)
+    _refuse_cache(a, (3, 4))
+    if not a.given(1) or not a.given(2) or a.get("smooth_softmax", 0) or any(a.given(i) for i in (11, 12, 13, 14, 15)):
+        raise a.refused("its operands are packed or quantised, or its softmax has a sink", "save the model unoptimised")
+    if a.wants(3):
+        raise a.refused("it gives its scores", "save the model unoptimised")
+
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, _k: Any = None, _v: Any = None, lengths: Any = None, _total: Any = None,
+        cosine: Any = None, sine: Any = None, places: Any = None, bias: Any = None,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        row = torch.arange(q.shape[1], device=q.device)
+        if rotary:
+            at = row.expand(q.shape[0], -1) if places is None else places
+            turn = cosine[at], sine[at]
+            q = rotated(q.reshape(*q.shape[:2], heads, -1), *turn, interleaved=interleaved).flatten(2)
+            k = rotated(k.reshape(*k.shape[:2], shared_heads, -1), *turn, interleaved=interleaved).flatten(2)
+        q, k, v = to_heads(q, heads), to_heads(k, shared_heads), to_heads(v, shared_heads)
+        seen = row <= row[:, None]
+        seen = seen & (row > row[:, None] - window) if window > 0 else seen
+        scale = a.get("scale", 0.0) or 1 / math.sqrt(q.shape[-1])
+        scores = (q @ shared(k, heads).mT) * scale
+        scores = torch.tanh(scores / cap) * cap if cap > 0 else scores
+        scores = scores if bias is None else scores + bias
+        y = torch.softmax(scores.masked_fill(~seen, float("-inf")), -1) @ shared(v, heads)
+        return from_heads(y), k, v
+
+    return run
+
+
 def _embedding_norm(a: Attributes) -> Run:
     epsilon = a.get("epsilon", 1e-12)
     if a.given(7):
@@ -131,6 +164,7 @@ TABLE: Table = {
     "com.microsoft::EmbedLayerNormalization": Op(_embedding_norm, many=True),
     "com.microsoft::FastGelu": plain(_fast_gelu),
     "com.microsoft::Gelu": plain(nnf.gelu),
+    "com.microsoft::GroupQueryAttention": Op(_grouped_query, many=True),
     "com.microsoft::MultiHeadAttention": Op(_multi_head, many=True),
     "com.microsoft::QuickGelu": Op(_quick_gelu),
     "com.microsoft::RotaryEmbedding": Op(_rotary),

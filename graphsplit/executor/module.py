@@ -97,6 +97,12 @@ class OnnxModule(nn.Module):
         """The names of the outputs, in order."""
         return tuple(value.name for value in self._graph.outputs)
 
+    def train(self, mode: bool = True) -> OnnxModule:
+        """Choose training mode or evaluation mode, for the whole network."""
+        for module in self.modules():
+            module.__dict__["training"] = mode  # the plain way fails where a tensor has this name
+        return self
+
     def _hold(self, name: str, tensor: torch.Tensor) -> tuple[dict[str, Any], str]:
         """Put a tensor into the tree of places, under exactly its name; and where it is."""
         *path, last = name.split(".")

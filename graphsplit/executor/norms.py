@@ -187,15 +187,26 @@ def _cross_entropy(a: Attributes) -> Run:
     return run
 
 
-def _skip_norm(a: Attributes, norm: Run, biased: bool) -> Run:
-    def run(x: Tensor, skip: Tensor, scale: Tensor, *rest: Tensor | None) -> tuple[Any, ...]:
-        beta, bias = (*rest, None, None)[:2] if biased else (None, (*rest, None)[0])
-        total = x + skip if bias is None else x + skip + bias
-        found = norm(total, scale, beta) if biased else norm(total, scale)
-        return found[0], None, None, total
+def _skip_norm(a: Attributes) -> Run:
+    norm = _layer_norm(a)
 
-    if a.wants(1) or a.wants(2):
-        raise a.refused("it gives mean or deviation, which no runtime does for inference", "save the model unoptimised")
+    def run(
+        x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor | None = None, bias: Tensor | None = None
+    ) -> tuple[Any, ...]:
+        total = x + skip if bias is None else x + skip + bias
+        return *(*norm(total, scale, shift), None, None)[:3], total
+
+    return run
+
+
+def _skip_rms_norm(a: Attributes) -> Run:
+    norm = _rms_norm(a)
+
+    def run(x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Any, ...]:
+        total = x + skip if bias is None else x + skip + bias
+        y, inverse = norm(total, scale)
+        return y, None, inverse, total
+
     return run
 
 
@@ -217,8 +228,6 @@ TABLE: Table = {
     "Softmax": _softmax(torch.softmax),
     "SoftmaxCrossEntropyLoss": Op(_cross_entropy, many=True),
     "com.microsoft::SimplifiedLayerNormalization": Op(_rms_norm, many=True),
-    "com.microsoft::SkipLayerNormalization": Op(lambda a: _skip_norm(a, _layer_norm(a), biased=True), many=True),
-    "com.microsoft::SkipSimplifiedLayerNormalization": Op(
-        lambda a: _skip_norm(a, _rms_norm(a), biased=False), many=True
-    ),
+    "com.microsoft::SkipLayerNormalization": Op(_skip_norm, many=True),
+    "com.microsoft::SkipSimplifiedLayerNormalization": Op(_skip_rms_norm, many=True),
 }

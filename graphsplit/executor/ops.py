@@ -10,20 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-import onnx_ir as ir
 import torch
 
-from graphsplit.errors import UnsupportedError
+from graphsplit.errors import FormatError, UnsupportedError
+from graphsplit.formats.tensors import numpy_type
 from graphsplit.formats.torch_tensors import TORCH
 from graphsplit.graph import Node
 
 Tensor = torch.Tensor
 Run = Callable[..., Any]
 Make = Callable[["Attributes"], Run]
-
-_SHORT = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +109,8 @@ def plain(run: Run) -> Op:
 def torch_type(code: int, a: Attributes) -> torch.dtype:
     """The torch type of an ONNX element type. Raises UnsupportedError where there is none."""
     try:
-        dtype = np.dtype(ir.DataType(code).numpy())
-        return TORCH[_SHORT.get(dtype.name, dtype)]
-    except (KeyError, TypeError, ValueError) as error:
+        return TORCH[numpy_type(code)]
+    except (KeyError, FormatError) as error:
         raise a.refused(f"torch has no element type {code}", "train the float model") from error
 
 
