@@ -342,6 +342,16 @@ def test_a_statistic_that_is_a_weight_as_well_is_refused(tmp_path: Path) -> None
         graphsplit.trainable(norm(tmp_path, shared=True))
 
 
+def test_a_statistic_without_a_place_of_its_own_is_refused(tmp_path: Path) -> None:
+    path = norm(tmp_path)
+    model = onnx.load(path)
+    model.graph.node.insert(0, helper.make_node("Identity", ["bias"], ["same"]))
+    model.graph.node[1].input[3] = "same"
+    onnx.save(model, path)
+    with pytest.raises(UnsupportedError, match="'norm' can't be trained: its running statistic 'same' is computed"):
+        graphsplit.trainable(path)
+
+
 # -- the way back --------------------------------------------------------------------------------------------------------
 
 

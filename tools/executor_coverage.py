@@ -4,11 +4,12 @@
 
 *right* means that `graphsplit.trainable` built the module and that it gives, in evaluation mode, what onnxruntime gives: on
 random inputs at up to two sizes of the dynamic axes, with every difference within 1e-4 of the output's largest element
-(1e-2 where half precision is stored) plus 1e-6, or within ten times what moving the inputs by one rounding unit does to
-onnxruntime's own result; and whole numbers equal. *wrong*: it was built and gives something else. *refused*: a
+(1e-2 where half precision is stored) plus 1e-6, or within ten times what moving weights and inputs by one rounding unit does
+to onnxruntime's own result; and whole numbers equal. *wrong*: it was built and gives something else. *refused*: a
 `GraphsplitError` said why not, or nothing runs the file on any inputs that were tried. *FAILED*: anything else.
 *trains*: one SGD step in training mode on the mean of the squared outputs gives every parameter that it reaches a finite
-gradient, and finite outputs afterwards. *splits*: `graphsplit plan` with K = 2 accepts the file. Each model has a process of its own.
+gradient, and finite outputs afterwards. *splits*: `graphsplit plan` with K = 2 accepts the file. Each model has a
+process of its own.
 
 Exit codes: 0 nothing was wrong or failed, 1 something was, 2 misused.
 """
@@ -22,6 +23,7 @@ import multiprocessing
 import os
 import shlex
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -131,7 +133,7 @@ def _examined(path: Path) -> dict[str, object]:
     worst, half = 0.0, any(t.dtype.name in ("float16", "bfloat16") for t in network.graph.tensors.values())
     with torch.no_grad():
         for arrays, known in runs:
-            apart, complaint = _difference(module, arrays, known, session, half)
+            apart, complaint = _difference(module, arrays, known, network, half)
             worst = max(worst, apart)
             if complaint:
                 return {"status": "wrong", "reason": complaint, "error": apart}
@@ -161,7 +163,7 @@ def _outputs(module: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _difference(
-    module: Any, arrays: Mapping[str, Any], expected: Mapping[str, Any], session: Any, half: bool
+    module: Any, arrays: Mapping[str, Any], expected: Mapping[str, Any], network: Any, half: bool
 ) -> tuple[float, str]:
     """The largest difference, relative to an output's largest element, and what is wrong, if anything is."""
     from graphsplit.formats.torch_tensors import to_numpy
@@ -185,7 +187,7 @@ def _difference(
             np.abs(two)[real].max(initial=0.0), 1e-30
         )
         if error > bound:
-            moved = moved or session.run({n: _jittered(a) for n, a in arrays.items()})
+            moved = moved or _moved(network, arrays)
             noise = np.abs(np.asarray(moved[name]).astype(np.float64) - two)[real].max(initial=0.0)
             bound = max(bound, 10 * noise / max(np.abs(two)[real].max(initial=0.0), 1e-30))
         if error > bound:
@@ -193,12 +195,18 @@ def _difference(
     return worst, ""
 
 
-def _jittered(array: Any) -> Any:
-    """Floats moved by a rounding unit, up or down."""
-    if array.dtype.kind != "f":
-        return array
-    signs = np.random.default_rng(3).choice((-1.0, 1.0), array.shape)
-    return (array * (1 + np.finfo(array.dtype).eps * signs)).astype(array.dtype)
+def _moved(network: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What onnxruntime gives with every weight and every input moved by a rounding unit, up or down."""
+    from graphsplit.formats.onnx_file import save
+    from graphsplit.formats.onnx_runtime import Session
+    from graphsplit.graph import ArrayTensor
+    from graphsplit.verification.perturb import jittered
+
+    graph = network.graph.replace(tensors=jittered(network.graph.tensors, network.trained))
+    inputs = jittered({name: ArrayTensor(np.asarray(array)) for name, array in arrays.items()}, arrays.keys())
+    with tempfile.TemporaryDirectory() as folder:
+        save(graph, Path(folder, "moved.onnx"))
+        return Session(Path(folder, "moved.onnx")).run({name: tensor.numpy() for name, tensor in inputs.items()})
 
 
 def _trained(module: Any, arrays: Mapping[str, Any]) -> dict[str, object]:

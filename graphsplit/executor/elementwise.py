@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as nnf
 
 from graphsplit.executor.ops import Attributes, Frame, Op, Run, Table, Tensor, number, plain, torch_type
+from graphsplit.formats.torch_tensors import to_torch
 
 
 def _divide(x: Tensor, y: Tensor) -> Tensor:
@@ -153,15 +154,8 @@ def _bit_cast(a: Attributes) -> Run:
 
 def _constant_of_shape(a: Attributes) -> Run:
     value = a.get("value")
-    fill, dtype = (0.0, torch.float32) if value is None else (value.item(), None)
-    if value is not None:
-        dtype = torch.from_numpy(value).dtype
-
-    def run(frame: Frame, shape: list[int]) -> Tensor:
-        assert dtype is not None
-        return torch.full(shape, fill, dtype=frame.kind(dtype), device=frame.device)
-
-    return run
+    fill, dtype = (0.0, torch.float32) if value is None else (value.item(), to_torch(value).dtype)
+    return lambda frame, shape: torch.full(shape, fill, dtype=frame.kind(dtype), device=frame.device)
 
 
 def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from graphsplit.errors import GraphsplitError, UnsupportedError
-from graphsplit.executor.ops import Frame, Op
+from graphsplit.executor.ops import Frame
 from graphsplit.executor.program import Program, compiled, implementations
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
@@ -20,6 +20,7 @@ from graphsplit.graph import ArrayTensor, Graph, WeightlessTensor
 from graphsplit.labels.trainable import parameters
 from graphsplit.network import CONSTANT_KEY, TRAINABLE_KEY, recorded
 
+_OWN_TENSOR = "give it a tensor of its own (exporters make one tensor of equal ones: of a fresh norm's mean and bias)"
 _REMEMBERED = 32
 """Input shapes for which sizes are kept."""
 
@@ -217,6 +218,15 @@ def _without(graph: Graph, names: frozenset[str]) -> Graph:
     )
 
 
+def _data(graph: Graph) -> set[str]:
+    """The values that depend on the inputs."""
+    found = {value.name for value in graph.inputs}
+    for node in graph.nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(node.outputs)
+    return found
+
+
 def _statistics(graph: Graph, trained: frozenset[str]) -> frozenset[str]:
     """The trained tensors that no gradient changes: running statistics.
 
@@ -224,17 +234,22 @@ def _statistics(graph: Graph, trained: frozenset[str]) -> frozenset[str]:
     """
     found: dict[str, str] = {}
     other: dict[str, str] = {}
-    ops: Mapping[int, Op] = implementations(graph)
-    for i, op in ops.items():
+    data = _data(graph)
+    for i, op in implementations(graph).items():
         node = graph.nodes[i]
         for position, name in enumerate(node.inputs):
             if name in trained:
                 (found if position in op.statistics else other).setdefault(name, node.title)
+            elif position in op.statistics and name not in graph.tensors and name not in data:
+                raise UnsupportedError(
+                    f"{node.title} can't be trained: its running statistic {name!r} is computed, and has no tensor of its own",
+                    hint=_OWN_TENSOR,
+                )
     shared = sorted(found.keys() & other.keys())
     if shared:
         name = shared[0]
         raise UnsupportedError(
             f"{name!r} is a running statistic of {found[name]} and an operand of {other[name]}: training can't update it",
-            hint="store a tensor for each of the two (onnx tools merge equal ones)",
+            hint=_OWN_TENSOR,
         )
     return frozenset(found)

@@ -22,6 +22,10 @@ def _batch_norm(a: Attributes) -> Run:
 
     def run(frame: Frame, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor]:
         training = tracked and frame.training
+        if mean.requires_grad or variance.requires_grad:  # computed from data: it is no batch norm, but spelled as one
+            shape = (-1, *[1] * (x.ndim - 2))
+            gain = (scale * torch.rsqrt(variance + epsilon)).reshape(shape)
+            return ((x - mean.reshape(shape)) * gain + bias.reshape(shape),)
         return (nnf.batch_norm(x, mean, variance, scale, bias, training, momentum, epsilon),)
 
     return run
