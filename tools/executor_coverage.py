@@ -4,11 +4,12 @@
 
 *right* means that `graphsplit.trainable` built the module and that it gives, in evaluation mode, what onnxruntime gives: on
 random inputs at up to two sizes of the dynamic axes, with every difference within 1e-4 of the output's largest element
-(1e-2 where half precision is stored) plus 1e-6, or within ten times what moving weights and inputs by one rounding unit does
-to onnxruntime's own result; and whole numbers equal. *wrong*: it was built and gives something else. *refused*: a
+(1e-2 where half precision is stored) plus 1e-6; or within ten times what moving weights and inputs by one rounding unit does
+to onnxruntime's own result; or within 1e-3 and five times what single precision loses in the module itself; and whole
+numbers equal. *wrong*: it was built and gives something else. *refused*: a
 `GraphsplitError` said why not, or nothing runs the file on any inputs that were tried. *FAILED*: anything else.
-*trains*: one SGD step in training mode on the mean of the squared outputs gives every parameter that it reaches a finite
-gradient, and finite outputs afterwards. *splits*: `graphsplit plan` with K = 2 accepts the file. Each model has a
+*trains*: one SGD step in training mode on the mean of the squared outputs has a finite loss, and a finite gradient for every
+parameter that it reaches. *splits*: `graphsplit plan` with K = 2 accepts the file. Each model has a
 process of its own.
 
 Exit codes: 0 nothing was wrong or failed, 1 something was, 2 misused.
@@ -17,6 +18,7 @@ Exit codes: 0 nothing was wrong or failed, 1 something was, 2 misused.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import multiprocessing
@@ -42,6 +44,7 @@ from tools.shared.tables import cell, counted, one_line, versions
 
 Status = Literal["right", "wrong", "refused", "FAILED"]
 VERSIONS = ("graphsplit", "onnx", "onnxruntime", "torch", "numpy")
+ROUGH = 1e-3
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-6}
 SIZES = 2
 """On how many sizes of the dynamic axes a model is run."""
@@ -125,8 +128,8 @@ def _examined(path: Path) -> dict[str, object]:
         except RunError as error:
             reason = str(error)
         except RuntimeError as error:
-            if "too small" not in str(error):  # torch has no pools without results, onnxruntime has
-                raise
+            if "too small" not in str(error) and "greater than actual input" not in str(error):
+                raise  # torch has no windows without results, onnxruntime has
             reason = str(error)
     if not runs:
         return {"status": "refused", "reason": f"it runs on no inputs that were tried: {reason}"}
@@ -190,9 +193,17 @@ def _difference(
             moved = moved or _moved(network, arrays)
             noise = np.abs(np.asarray(moved[name]).astype(np.float64) - two)[real].max(initial=0.0)
             bound = max(bound, 10 * noise / max(np.abs(two)[real].max(initial=0.0), 1e-30))
-        if error > bound:
+        if error > bound and not (error < ROUGH and error < _rounding(module, arrays, name)):
             return error, f"{name!r} is off by {error:.1e} of its largest element"
     return worst, ""
+
+
+def _rounding(module: Any, arrays: Mapping[str, Any], name: str) -> float:
+    """Five times how far single precision is from double in the module, relative to the output's largest element."""
+    exact = copy.deepcopy(module).double()
+    wide = {n: np.asarray(a, np.float64) if np.asarray(a).dtype.kind == "f" else a for n, a in arrays.items()}
+    one, two = _outputs(module, arrays)[name].double(), _outputs(exact, wide)[name].double()
+    return 5 * float((one - two).abs().max() / two.abs().max().clamp(min=1e-30))
 
 
 def _moved(network: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,17 +236,9 @@ def _trained(module: Any, arrays: Mapping[str, Any]) -> dict[str, object]:
         if bad or not touched:
             return {"training": f"the gradient of {bad[0]!r} isn't finite" if bad else "nothing has a gradient"}
         torch.optim.SGD(named.values(), lr=1e-6).step()
-        with torch.no_grad():
-            finite = all(
-                bool(torch.isfinite(o).all()) for o in _outputs(module, arrays).values() if o.is_floating_point()
-            )
     except (ValueError, RuntimeError) as error:
         return {"training": f"{type(error).__name__}: {error}"}
-    return {
-        "trains": finite,
-        "training": "" if finite else "outputs aren't finite",
-        "untouched": len(named) - len(touched),
-    }
+    return {"trains": bool(torch.isfinite(loss)), "training": "", "untouched": len(named) - len(touched)}
 
 
 # -- a run ----------------------------------------------------------------------------------------
