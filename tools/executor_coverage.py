@@ -141,10 +141,11 @@ def _examined(path: Path) -> dict[str, object]:
             if complaint:
                 return {"status": "wrong", "reason": complaint, "error": apart}
     found: dict[str, object] = {"status": "right", "error": worst, "parameters": len(list(module.parameters()))}
-    biggest = max(
-        (arrays for arrays, _ in runs), key=lambda a: max((v.shape[0] for v in a.values() if v.ndim), default=0)
-    )
-    return found | _trained(module, biggest)
+    for arrays, _ in sorted(runs, key=lambda run: -max((v.shape[0] for v in run[0].values() if v.ndim), default=0)):
+        found |= _trained(module, arrays)
+        if found["trains"]:
+            break
+    return found
 
 
 def _by_need(first: Sequence[Any], more: Any, runs: Sequence[Any]) -> Any:
@@ -225,19 +226,23 @@ def _trained(module: Any, arrays: Mapping[str, Any]) -> dict[str, object]:
     import torch
 
     module.train()
+    module.zero_grad()
     try:
         loss = sum(o.float().square().mean() for o in _outputs(module, arrays).values() if o.requires_grad)
         if not isinstance(loss, torch.Tensor):
-            return {"training": "no output depends on a parameter in a way that has a gradient"}
+            return {"trains": False, "training": "no output depends on a parameter in a way that has a gradient"}
         loss.backward()  # type: ignore[no-untyped-call]
         named = dict(module.named_parameters())
         touched = {name: p.grad for name, p in named.items() if p.grad is not None}
         bad = [name for name, grad in touched.items() if not bool(torch.isfinite(grad).all())]
         if bad or not touched:
-            return {"training": f"the gradient of {bad[0]!r} isn't finite" if bad else "nothing has a gradient"}
+            return {
+                "trains": False,
+                "training": f"the gradient of {bad[0]!r} isn't finite" if bad else "nothing has a gradient",
+            }
         torch.optim.SGD(named.values(), lr=1e-6).step()
     except (ValueError, RuntimeError) as error:
-        return {"training": f"{type(error).__name__}: {error}"}
+        return {"trains": False, "training": f"{type(error).__name__}: {error}"}
     return {"trains": bool(torch.isfinite(loss)), "training": "", "untouched": len(named) - len(touched)}
 
 
