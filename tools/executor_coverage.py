@@ -1,6 +1,7 @@
 """Build, run and train every ONNX model of some folders as a torch module, and say of each what came of it.
 
     python tools/executor_coverage.py FOLDER... [--distinct] [--largest 50] [--limit 300] [--json FILE]
+                                      [--coverage FILE]
 
 *right* means that `graphsplit.trainable` built the module and that it gives, in evaluation mode, what onnxruntime gives: on
 random inputs at up to two sizes of the dynamic axes, with every difference within 1e-4 of the output's largest element
@@ -9,8 +10,8 @@ to onnxruntime's own result; or within 1e-3 and five times what single precision
 numbers equal. *wrong*: it was built and gives something else. *refused*: a
 `GraphsplitError` said why not, or nothing runs the file on any inputs that were tried. *FAILED*: anything else.
 *trains*: one SGD step in training mode on the mean of the squared outputs has a finite loss, and a finite gradient for every
-parameter that it reaches. *splits*: `graphsplit plan` with K = 2 accepts the file. Each model has a
-process of its own.
+parameter that it reaches. Each model has a process of its own. With `--coverage`, a JSON file that
+`tools/coverage.py` wrote, those that it says are split exactly are counted by themselves.
 
 Exit codes: 0 nothing was wrong or failed, 1 something was, 2 misused.
 """
@@ -29,7 +30,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +47,8 @@ Status = Literal["right", "wrong", "refused", "FAILED"]
 VERSIONS = ("graphsplit", "onnx", "onnxruntime", "torch", "numpy")
 ROUGH = 1e-3
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-6}
+LONGER = (64, 224, 512, 1024, 4000, 16000)
+LARGEST_INPUT = 4_000_000
 SIZES = 2
 """On how many sizes of the dynamic axes a model is run."""
 
@@ -63,7 +66,6 @@ class Result:
     training: str = ""
     parameters: int = 0
     untouched: int = 0
-    splits: bool = False
     seconds: float = 0.0
 
 
@@ -75,27 +77,17 @@ def examine(path: Path) -> dict[str, object]:
     import graphsplit
 
     begin = time.perf_counter()
-    found: dict[str, object] = {"splits": _splits(path)}
+    found: dict[str, object]
     try:
-        found |= _examined(path)
+        found = _examined(path)
     except graphsplit.GraphsplitError as error:
-        found |= {"status": "refused", "reason": str(error).replace(str(path), path.name)}
+        found = {"status": "refused", "reason": str(error).replace(str(path), path.name)}
     except Exception as error:  # noqa: BLE001 - that nothing else is raised is what is tried
         traceback.print_exc()
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
-        found |= {"status": "FAILED", "reason": f"{type(error).__name__} at {where}: {error}"}
+        found = {"status": "FAILED", "reason": f"{type(error).__name__} at {where}: {error}"}
     return found | {"seconds": time.perf_counter() - begin}
-
-
-def _splits(path: Path) -> bool:
-    import graphsplit
-
-    try:
-        graphsplit.plan(path, 2)
-    except Exception:  # noqa: BLE001 - tools/coverage.py says what planning refuses
-        return False
-    return True
 
 
 def _examined(path: Path) -> dict[str, object]:
@@ -104,22 +96,15 @@ def _examined(path: Path) -> dict[str, object]:
     import graphsplit
     from graphsplit.errors import RunError
     from graphsplit.formats.onnx_runtime import Session
-    from graphsplit.network import prepare
-    from graphsplit.verification.inputs import draws, elsewhere
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    module: Any = graphsplit.trainable(path)
-    network = prepare(path)
+    graph = graphsplit.load(path)
+    module: Any = graphsplit.trainable(graph)
     session = Session(path)
-    tried = [draw.arrays for draw in draws(network)[0]]
     runs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     reason = ""
-    for arrays in _by_need(
-        tried, lambda: [d.arrays for sizes in elsewhere(network) for d in draws(network, sizes)[0][:1]], runs
-    ):
-        if len(runs) == SIZES:
-            break
+    for arrays in _draws(graph, module, runs):
         try:
             expected = session.run(arrays)
             with torch.no_grad():
@@ -133,26 +118,62 @@ def _examined(path: Path) -> dict[str, object]:
             reason = str(error)
     if not runs:
         return {"status": "refused", "reason": f"it runs on no inputs that were tried: {reason}"}
-    worst, half = 0.0, any(t.dtype.name in ("float16", "bfloat16") for t in network.graph.tensors.values())
+    worst, half = 0.0, any(t.dtype.name in ("float16", "bfloat16") for t in graph.tensors.values())
     with torch.no_grad():
-        for arrays, known in runs:
-            apart, complaint = _difference(module, arrays, known, network, half)
+        for given, known in runs:
+            apart, complaint = _difference(module, given, known, graph, half)
             worst = max(worst, apart)
             if complaint:
                 return {"status": "wrong", "reason": complaint, "error": apart}
     found: dict[str, object] = {"status": "right", "error": worst, "parameters": len(list(module.parameters()))}
-    for arrays, _ in sorted(runs, key=lambda run: -max((v.shape[0] for v in run[0].values() if v.ndim), default=0)):
-        found |= _trained(module, arrays)
+    for given, _ in sorted(runs, key=lambda run: -max((v.shape[0] for v in run[0].values() if v.ndim), default=0)):
+        found |= _trained(module, given)
         if found["trains"]:
             break
     return found
 
 
-def _by_need(first: Sequence[Any], more: Any, runs: Sequence[Any]) -> Any:
-    """The first inputs, and others only where none of these ran."""
-    yield from first
-    if not runs:
-        yield from more()
+def _draws(graph: Any, module: Any, runs: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Random inputs: at sizes that fit the shapes, with another batch, and if nothing ran yet with greater lengths."""
+    from graphsplit.formats.onnx_dialect import OnnxDialect
+    from graphsplit.formats.onnx_sizes import choose_sizes, symbols
+    from graphsplit.verification.lookups import rows_of
+
+    dialect, trained = OnnxDialect(), frozenset(module.state_dict())
+    facts: dict[str, Any] = {}
+
+    def evaluate(sizes: Mapping[str, int]) -> Any:
+        facts.clear()
+        facts.update(dialect.evaluate(graph, sizes, trained))
+        return facts
+
+    first = choose_sizes(graph, evaluate)
+    batches, lengths = symbols(graph)
+    rows = {v.name: rows_of(graph, facts, v.name) for v in graph.inputs if v.dtype.kind in "iu"}
+    tried = [first, {**first, **dict.fromkeys(batches, 3)}] if batches else [first]
+    tried += [{**first, **dict.fromkeys(batches, 1)}] if batches else []
+    tried += [{**first, **dict.fromkeys(lengths, size)} for size in LONGER if lengths]
+    for number, sizes in enumerate(tried):
+        if len(runs) == SIZES or (runs and number > 1):
+            return
+        arrays = {v.name: _drawn(v, sizes, rows.get(v.name), number) for v in graph.inputs}
+        if sum(array.size for array in arrays.values()) < LARGEST_INPUT:
+            yield arrays
+
+
+def _drawn(value: Any, sizes: Mapping[str, int], rows: int | None, seed: int) -> Any:
+    """A random array: floats around 0, rows of the table that an input looks up, else zeros and ones."""
+    rng = np.random.default_rng([11, seed])
+    shape = tuple(
+        dim if isinstance(dim, int) else sizes[dim if isinstance(dim, str) else f"{value.name}:{axis}"]
+        for axis, dim in enumerate(value.shape or ())
+    )
+    if value.dtype.kind in "iub":
+        whole = rng.integers(0, 2 if value.dtype.kind == "b" else min(rows or 2, 100), shape)
+        if rows is None and whole.ndim and value.dtype.kind != "b":
+            whole[..., :1] = 1  # a length isn't zero
+        return np.asarray(whole).astype(value.dtype)
+    return np.asarray(rng.standard_normal(shape)).astype(value.dtype)
 
 
 def _tensors(module: Any, arrays: Mapping[str, Any]) -> list[Any]:
@@ -167,7 +188,7 @@ def _outputs(module: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _difference(
-    module: Any, arrays: Mapping[str, Any], expected: Mapping[str, Any], network: Any, half: bool
+    module: Any, arrays: Mapping[str, Any], expected: Mapping[str, Any], graph: Any, half: bool
 ) -> tuple[float, str]:
     """The largest difference, relative to an output's largest element, and what is wrong, if anything is."""
     from graphsplit.formats.torch_tensors import to_numpy
@@ -191,7 +212,7 @@ def _difference(
             np.abs(two)[real].max(initial=0.0), 1e-30
         )
         if error > bound:
-            moved = moved or _moved(network, arrays)
+            moved = moved or _moved(module, graph, arrays)
             noise = np.abs(np.asarray(moved[name]).astype(np.float64) - two)[real].max(initial=0.0)
             bound = max(bound, 10 * noise / max(np.abs(two)[real].max(initial=0.0), 1e-30))
         if error > bound and not (error < ROUGH and error < _rounding(module, arrays, name)):
@@ -207,14 +228,14 @@ def _rounding(module: Any, arrays: Mapping[str, Any], name: str) -> float:
     return 5 * float((one - two).abs().max() / two.abs().max().clamp(min=1e-30))
 
 
-def _moved(network: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+def _moved(module: Any, graph: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """What onnxruntime gives with every weight and every input moved by a rounding unit, up or down."""
     from graphsplit.formats.onnx_file import save
     from graphsplit.formats.onnx_runtime import Session
     from graphsplit.graph import ArrayTensor
     from graphsplit.verification.perturb import jittered
 
-    graph = network.graph.replace(tensors=jittered(network.graph.tensors, network.trained))
+    graph = graph.replace(tensors=jittered(graph.tensors, module.state_dict().keys()))
     inputs = jittered({name: ArrayTensor(np.asarray(array)) for name, array in arrays.items()}, arrays.keys())
     with tempfile.TemporaryDirectory() as folder:
         save(graph, Path(folder, "moved.onnx"))
@@ -273,11 +294,12 @@ def _examine_into(sender: Any, path: Path) -> None:
     sender.send(examine(path))
 
 
-def table(results: Sequence[Result], command: str) -> str:
+def table(results: Sequence[Result], command: str, split: Collection[str] = ()) -> str:
     """Counts, and what was wrong, failed, refused or didn't train, in Markdown."""
     text = [", ".join(f"{name} {number}" for name, number in versions(VERSIONS).items()), "", f"    {command}", ""]
     text += ["| files | tried | right | and train | wrong | refused | FAILED |", "|---|---:|---:|---:|---:|---:|---:|"]
-    for title, chosen in (("all", results), ("that split in two", [r for r in results if r.splits])):
+    those = [("all", results), *([("that split exactly", [r for r in results if r.title in split])] if split else [])]
+    for title, chosen in those:
         n = Counter(r.status for r in chosen)
         trains = sum(r.trains for r in chosen if r.status == "right")
         text.append(
@@ -308,7 +330,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--limit", metavar="S", type=float, default=300.0, help="seconds a model may take")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results there")
+    parser.add_argument("--coverage", metavar="FILE", type=Path, help="what tools/coverage.py --json wrote")
     given = parser.parse_args(arguments)
+    known = json.loads(given.coverage.read_text())["results"] if given.coverage else []
+    split = {r["title"] for r in known if r["status"] == "exact"}
     models = find((place.name, place) for place in given.places)
     models = distinct(models) if given.distinct else models
     models = [model for model in models if model.path.stat().st_size <= given.largest * 1e6]
@@ -326,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.json:
                 content = {"versions": versions(VERSIONS), "results": [asdict(r) for r in results]}
                 given.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    print(table(results, f"python tools/executor_coverage.py {shlex.join(arguments or sys.argv[1:])}"))
+    print(table(results, f"python tools/executor_coverage.py {shlex.join(arguments or sys.argv[1:])}", split))
     return 1 if any(r.status in ("wrong", "FAILED") for r in results) else 0
 
 

@@ -120,13 +120,13 @@ def _unique(a: Attributes) -> Run:
     def run(x: Tensor) -> tuple[Tensor, ...]:
         x = x.reshape(-1) if axis is None else x
         dim = 0 if axis is None else axis % x.ndim
-        values, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=dim)
+        _, inverse, counts = torch.unique(x.detach(), return_inverse=True, return_counts=True, dim=dim)
         position = torch.arange(len(inverse), device=x.device)
         first = torch.full_like(counts, len(inverse)).scatter_reduce(0, inverse, position, "amin")
         if in_order:
-            return values, first, inverse, counts
+            return x.index_select(dim, first), first, inverse, counts
         order = first.argsort()
-        return values.index_select(dim, order), first[order], order.argsort()[inverse], counts[order]
+        return x.index_select(dim, first[order]), first[order], order.argsort()[inverse], counts[order]
 
     return run
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as nnf
 
-from graphsplit.executor.ops import Attributes, Frame, Op, Run, Table, Tensor
+from graphsplit.executor.ops import Attributes, Frame, Op, Run, Table, Tensor, number
 
 
 def _batch_norm(a: Attributes) -> Run:
@@ -162,23 +162,33 @@ def _dropout(a: Attributes) -> Run:
     old = a.get("ratio", 0.5)
 
     def run(frame: Frame, x: Tensor, ratio: Any = None, training: Any = None) -> tuple[Tensor, ...]:
-        p = float(old if ratio is None else ratio)
+        p = float(old if ratio is None else number(ratio))
         if not (frame.training or training) or p == 0:
             return x, torch.ones_like(x, dtype=torch.bool)
         kept = torch.rand_like(x) >= p
         return x * kept / (1 - p), kept
 
     def fast(frame: Frame, x: Tensor, ratio: Any = None, training: Any = None) -> tuple[Tensor, ...]:
-        return (nnf.dropout(x, float(old if ratio is None else ratio), bool(frame.training or training)),)
+        return (nnf.dropout(x, float(old if ratio is None else number(ratio)), bool(frame.training or training)),)
 
     return run if a.wants(1) else fast
 
 
 def _nll(a: Attributes) -> Run:
-    reduction, ignored = a["reduction"], a.get("ignore_index", -100)
-    return lambda x, target, weight=None: nnf.nll_loss(
-        x, target.long(), weight, ignore_index=ignored, reduction=reduction
-    )
+    """Written out, since torch's own has no gradient for the classes' weights."""
+    reduction, ignored = a["reduction"], a.get("ignore_index")
+
+    def run(x: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        target = target.long()
+        counted = torch.ones_like(target, dtype=torch.bool) if ignored is None else target != ignored
+        target = torch.where(counted, target, 0)
+        shares = counted.to(x.dtype) if weight is None else weight[target] * counted
+        loss = -x.gather(1, target.unsqueeze(1)).squeeze(1) * shares
+        if reduction == "none":
+            return loss
+        return loss.sum() if reduction == "sum" else loss.sum() / shares.sum()
+
+    return run
 
 
 def _cross_entropy(a: Attributes) -> Run:

@@ -120,5 +120,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def number(value: Any) -> Any:
-    """One number, also where it comes in a list."""
+    """One number, also where it comes in a list or in a tensor."""
+    if isinstance(value, Tensor):
+        return value.item()
     return value[0] if isinstance(value, (list, tuple)) else value
