@@ -16,8 +16,7 @@ from graphsplit.errors import (
 )
 
 if TYPE_CHECKING:
-    from graphsplit.api import load, load_module, merge, plan, reopen, split
-    from graphsplit.executor import trainable, write_weights
+    from graphsplit.api import load, load_module, merge, plan, reopen, split, trainable, write_weights
     from graphsplit.merging import Merge
     from graphsplit.modules import ModuleSplit
     from graphsplit.splitting import Split
@@ -55,8 +54,8 @@ _HOMES = {
     "Split": "graphsplit.splitting",
     "ModuleSplit": "graphsplit.modules",
     "merge": "graphsplit.api",
-    "trainable": "graphsplit.executor",
-    "write_weights": "graphsplit.executor",
+    "trainable": "graphsplit.api",
+    "write_weights": "graphsplit.api",
     "Merge": "graphsplit.merging",
     "verify": "graphsplit.verification",
     "Verification": "graphsplit.verification",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 import graphsplit
 from graphsplit.errors import FormatError, GraphsplitError, UnsupportedError
 from graphsplit.executor import OnnxModule
+from graphsplit.executor.ops import Attributes
 from graphsplit.files import OutputError
 from graphsplit.formats.onnx_file import load
 from graphsplit.formats.onnx_runtime import Session
@@ -27,6 +29,7 @@ from graphsplit.splitting import split
 from tests.laws.check import Case, Part, exact_merge, tolerance, write
 from tests.networks import EXACT_OR_REFUSED, NETWORKS
 from tests.networks.inputs import Arrays, evaluate, random_inputs
+from tools import executor_coverage
 
 ROOT = Path(__file__).parent.parent
 LENET = ROOT / "models" / "lenet.onnx"
@@ -473,3 +476,33 @@ def test_the_check_sees_a_part_that_trained_on_after_the_merge(tmp_path: Path) -
     step(module, random_inputs(case.model, 5), rate=0.5)
     graphsplit.write_weights(module, case.parts[1].file)
     assert exact_merge(case).complaints
+
+
+# -- the tool ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_coverage_tool_tells_right_from_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = executor_coverage.examine(LENET)
+    assert (found["status"], found["trains"]) == ("right", True)
+    held = Attributes.__getitem__
+    monkeypatch.setattr(Attributes, "__getitem__", lambda a, name: 0.97 if name == "alpha" else held(a, name))
+    assert executor_coverage.examine(LENET)["status"] == "wrong"
+    monkeypatch.undo()
+    model = onnx.load(affine(["w"], tmp_path))
+    model.graph.node[0].op_type = "Strange"
+    found = executor_coverage.examine(write(model, tmp_path))
+    assert found["status"] == "refused"
+    assert "Strange 'node0'" in str(found["reason"])
+
+
+def test_the_coverage_tool_counts_and_gives_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_coverage, "isolated", lambda path, limit: executor_coverage.examine(path))
+    affine(["w"], tmp_path)
+    written = tmp_path / "found.json"
+    assert executor_coverage.main([str(tmp_path), "--json", str(written)]) == 0
+    assert "| all | 1 | 1 | 1 | 0 | 0 | 0 |" in capsys.readouterr().out
+    (result,) = json.loads(written.read_text())["results"]
+    assert result["title"] == "odd.onnx"
+    assert executor_coverage.main([str(tmp_path), "--largest", "0"]) == 2
