@@ -19,7 +19,7 @@ from torch import nn
 import graphsplit
 from graphsplit.errors import FormatError, GraphsplitError, UnsupportedError
 from graphsplit.executor import OnnxModule
-from graphsplit.executor.ops import Attributes
+from graphsplit.executor.ops import Attributes, Frame
 from graphsplit.files import OutputError
 from graphsplit.formats.onnx_file import load
 from graphsplit.formats.onnx_runtime import Session
@@ -114,6 +114,49 @@ def test_a_network_gives_what_onnxruntime_gives_and_trains(name: str, tmp_path: 
         n for n, p in module.named_parameters() if n in read and (p.grad is None or not torch.isfinite(p.grad).all())
     ]
     assert bare == []
+
+
+def counting(what: str) -> onnx.ModelProto:
+    """The size of the input, `x`, or of where it isn't zero, `places`, times a weight."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"]),
+        helper.make_node("Shape", [what], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["real", "w"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info("x", 1, ["batch"]), helper.make_tensor_value_info("y", 1, [2])]
+    w = numpy_helper.from_array(np.array([1, 2], np.float32), "w")
+    graph = helper.make_graph(nodes[what == "x" :], "counting", ends[:1], ends[1:], [w])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def on_meta(module: OnnxModule, inputs: Arrays) -> list[torch.Tensor]:
+    """The outputs on torch's device without memory, which mixes with no other, the second time, with sizes kept."""
+    moved = module.to("meta")
+    given = {name: to_torch(np.asarray(array)).to("meta") for name, array in inputs.items()}
+    with torch.no_grad():
+        moved(**given)
+        found = moved(**given)
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+@pytest.mark.parametrize("name", sorted({**NETWORKS, **EXACT_OR_REFUSED}.keys() - {"detection_nms"}))
+def test_constants_and_sizes_go_where_the_weights_are(name: str, tmp_path: Path) -> None:
+    model = {**NETWORKS, **EXACT_OR_REFUSED}[name]()
+    inputs = random_inputs(model)
+    found = on_meta(graphsplit.trainable(write(model, tmp_path)), inputs)
+    assert {tensor.device.type for tensor in found} == {"meta"}
+    assert [tuple(tensor.shape) for tensor in found] == [array.shape for array in evaluate(model, inputs).values()]
+
+
+def test_a_size_that_stays_behind_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = counting("x")
+    module = graphsplit.trainable(write(model, tmp_path))
+    assert on_meta(module, random_inputs(model))[0].shape == (2,)
+    module = graphsplit.trainable(write(model, tmp_path))
+    monkeypatch.setattr(Frame, "near", lambda frame, tensor: tensor)
+    with pytest.raises(RuntimeError, match="meta"):
+        on_meta(module, random_inputs(model))
 
 
 # -- names ---------------------------------------------------------------------------------------------------------------
@@ -226,17 +269,7 @@ def test_sizes_are_computed_once_for_each_shape(tmp_path: Path) -> None:
 
 
 def test_sizes_that_depend_on_data_are_never_kept(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("NonZero", ["x"], ["places"]),
-        helper.make_node("Shape", ["places"], ["shape"]),
-        helper.make_node("Cast", ["shape"], ["real"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["real", "w"], ["y"]),
-    ]
-    ends = [helper.make_tensor_value_info("x", 1, ["n"]), helper.make_tensor_value_info("y", 1, [2])]
-    w = numpy_helper.from_array(np.array([1, 2], np.float32), "w")
-    graph = helper.make_graph(nodes, "counting", ends[:1], ends[1:], [w])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    module = graphsplit.trainable(write(model, tmp_path))
+    module = graphsplit.trainable(write(counting("places"), tmp_path))
     assert module._program.steady is None
     for count in (1, 3):
         x = torch.zeros(4)
@@ -468,6 +501,15 @@ def test_the_shipped_model_split_trained_and_merged_is_the_mean(tmp_path: Path) 
     assert np.abs(merged - np.mean(parts, axis=0)).max() < 1e-5
     assert np.abs(parts[0] - parts[1]).max() > 1e-2  # they did learn different things
     assert graphsplit.verify(case.split.folder, case.merged).passed
+
+
+def test_state_dicts_merge_as_files_do(tmp_path: Path) -> None:
+    case = trained_case(NETWORKS["lenet"](), tmp_path)
+    saved = [tmp_path / f"{number}.pt" for number in range(2)]
+    for part, path in zip(case.parts, saved, strict=True):
+        torch.save(graphsplit.trainable(part.file).state_dict(), path)
+    merge(case.split.folder, saved, out=tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == case.merged.read_bytes()
 
 
 def test_the_check_sees_a_part_that_trained_on_after_the_merge(tmp_path: Path) -> None:

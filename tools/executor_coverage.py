@@ -48,7 +48,7 @@ VERSIONS = ("graphsplit", "onnx", "onnxruntime", "torch", "numpy")
 ROUGH = 1e-3
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-6}
 LONGER = (64, 224, 512, 1024, 4000, 16000)
-LARGEST_INPUT = 4_000_000
+LARGEST_INPUT = 16_000_000
 SIZES = 2
 """On how many sizes of the dynamic axes a model is run."""
 

@@ -82,6 +82,8 @@ def _argument(function: Callable[..., Tensor]) -> Op:
         axis, keep, last = a["axis"], bool(a["keepdims"]), a.get("select_last_index", 0)
 
         def run(x: Tensor) -> Tensor:
+            if not x.numel():
+                return x.sum(axis, keepdim=keep).long()  # nothing, where no element is left either
             if last:
                 behind: Tensor = x.shape[axis] - 1 - function(x.flip(axis), axis, keepdim=keep)
                 return behind
