@@ -48,7 +48,11 @@ def ours(case: Case) -> bool:
 
 RNG = np.random.default_rng(5)
 BOXES = np.array([[0, 0, 0, 5, 5], [1, 1, 2, 4, 5]], np.float32)
+TINY = np.random.default_rng(6).standard_normal((2, 3, 4)).astype(np.float32) / 1000
 FURTHER: list[Example] = [
+    ("com.microsoft::SkipLayerNormalization", 1, {}, [TINY, 2 * TINY, (4,), (4,)], 1),
+    ("com.microsoft::SkipSimplifiedLayerNormalization", 1, {}, [TINY, 2 * TINY, (4,)], 1),
+    ("LayerNormalization", 17, {}, [TINY, (4,), (4,)], 1),
     ("GlobalLpPool", 7, {}, [(2, 4, 3, 3)], 1),
     ("Not", 7, {}, [np.array([True, False, True])], 1),
     ("MaxRoiPool", 7, {"pooled_shape": [2, 3]}, [(2, 4, 6, 6), BOXES], 1),

@@ -71,8 +71,8 @@ def _group_norm(a: Attributes) -> Run:
     return run
 
 
-def _layer_norm(a: Attributes) -> Run:
-    axis, epsilon, single = a.get("axis", -1), a.get("epsilon", 1e-5), not (a.wants(1) or a.wants(2))
+def _layer_norm(a: Attributes, least: float = 1e-5) -> Run:
+    axis, epsilon, single = a.get("axis", -1), a.get("epsilon", least), not (a.wants(1) or a.wants(2))
 
     def run(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
         shape = x.shape[axis if axis >= 0 else x.ndim + axis :]
@@ -88,8 +88,8 @@ def _layer_norm(a: Attributes) -> Run:
     return run
 
 
-def _rms_norm(a: Attributes) -> Run:
-    axis, epsilon = a.get("axis", -1), a.get("epsilon", 1e-5)
+def _rms_norm(a: Attributes, least: float = 1e-5) -> Run:
+    axis, epsilon = a.get("axis", -1), a.get("epsilon", least)
 
     def run(x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         dims = tuple(range(axis if axis >= 0 else x.ndim + axis, x.ndim))
@@ -202,7 +202,7 @@ def _cross_entropy(a: Attributes) -> Run:
 
 
 def _skip_norm(a: Attributes) -> Run:
-    norm = _layer_norm(a)
+    norm = _layer_norm(a, _SKIP_EPSILON)
 
     def run(
         x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor | None = None, bias: Tensor | None = None
@@ -214,7 +214,7 @@ def _skip_norm(a: Attributes) -> Run:
 
 
 def _skip_rms_norm(a: Attributes) -> Run:
-    norm = _rms_norm(a)
+    norm = _rms_norm(a, _SKIP_EPSILON)
 
     def run(x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Any, ...]:
         total = x + skip if bias is None else x + skip + bias
@@ -224,6 +224,7 @@ def _skip_rms_norm(a: Attributes) -> Run:
     return run
 
 
+_SKIP_EPSILON = 1e-12
 _TWO = {1: "", 2: ""}
 TABLE: Table = {
     "BatchNormalization": Op(_batch_norm, many=True, framed=True, statistics=(3, 4), fixed=False),
