@@ -16,6 +16,7 @@ from graphsplit.executor.ops import Attributes, Op, Run, Table, Tensor, as_list
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 _Setting = tuple[str, str, str, float, bool, bool, float]
 """Mode, coordinates, rounding of nearest, the cubic coefficient, exclude_outside, antialias, the value outside."""
+_SMALL = 17
 _LINES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
@@ -66,14 +67,13 @@ def _kernel(x: Floats, mode: str, a: float) -> Floats:
 def _weights(
     size: int, result: int, scale: float, setting: _Setting, crop: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """What each new element takes of each old one, shape (result, size); and which new ones lie outside."""
+    """What each new element takes of each old one, shape (result, size), or which one is nearest; and which lie outside."""
     mode, how, rounding, cubic, exclude, antialias, _ = setting
     places = _places(size, result, scale, how, crop)
     outside = torch.from_numpy((places < 0) | (places > size - 1))
-    matrix = np.zeros((result, size))
     if mode == "nearest":
-        matrix[np.arange(result), np.clip(_rounded(places, rounding), 0, size - 1)] = 1
-        return torch.from_numpy(matrix), outside
+        return torch.from_numpy(np.clip(_rounded(places, rounding), 0, size - 1)), outside
+    matrix = np.zeros((result, size))
     narrow = min(scale, 1.0) if antialias else 1.0
     reach = math.ceil((1 if mode == "linear" else 2) / narrow)
     for row, place in enumerate(places):
@@ -134,6 +134,8 @@ def _resize(a: Attributes) -> Run:
         factors, wanted = _sizes(x, axes, scales, sizes, policy)
         scaled = [i for i, axis in enumerate(axes) if x.shape[axis] != wanted[i] or factors[i] != 1 or crops]
         whole = all(x.shape[axes[i]] * factors[i] == wanted[i] and wanted[i] > 1 for i in scaled)
+        if setting[0] == "nearest":  # torch reckons places in single precision, which small factors don't notice
+            whole = whole and all(factors[i] in range(1, _SMALL) for i in scaled)
         if library is not None and whole and 3 <= x.ndim <= 5 and all(axes[i] > 1 for i in scaled) and scaled:
             by_axis = dict(zip(axes, wanted, strict=True))
             return library(x, [by_axis.get(axis, x.shape[axis]) for axis in range(2, x.ndim)])
@@ -152,9 +154,9 @@ def _resize(a: Attributes) -> Run:
 
 
 def _applied(x: Tensor, matrix: Tensor, axis: int, *, nearest: bool) -> Tensor:
-    """Rows of weights along an axis."""
+    """Rows of weights, or the nearest elements, along an axis."""
     if nearest:
-        return x.index_select(axis, matrix.argmax(1).to(x.device))
+        return x.index_select(axis, matrix.to(x.device))
     y: Tensor = torch.tensordot(x, matrix.to(x.device, x.dtype), dims=([axis], [1]))
     return y.movedim(-1, axis)
 
