@@ -21,28 +21,30 @@ _LINES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
 def _places(size: int, result: int, scale: float, how: str, crop: tuple[float, float]) -> Floats:
-    """Where each of `result` elements lies among the `size` that there are."""
-    x = np.arange(result, dtype=np.float64)
-    length = size * scale
-    if (
-        how == "align_corners"
-    ):  # as onnxruntime has it; onnx's own implementation reckons with a length that is no whole number
-        return x * (size - 1) / (result - 1) if result > 1 else np.zeros_like(x)
-    if how == "asymmetric":
-        return x / scale
-    if how == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if length > 1 else np.full_like(x, 0.0)
-    if how == "half_pixel_symmetric":
-        centre = size / 2 * (1 - result / length)
-        return centre + (x + 0.5) / scale - 0.5
-    if how == "tf_crop_and_resize":
+    """Where each of `result` elements lies among the `size` that there are.
+
+    In single precision, as onnxruntime reckons: which of two neighbours is nearer may hang on it.
+    """
+    x, step = np.arange(result, dtype=np.float32), np.float32(scale)
+    length = np.float32(size) * step
+    places = (x + np.float32(0.5)) / step - np.float32(0.5)
+    if how == "align_corners":  # onnx's own implementation reckons with a length that is no whole number
+        places = x * np.float32(size - 1) / np.float32(result - 1) if result > 1 else np.zeros_like(x)
+    elif how == "asymmetric":
+        places = x / step
+    elif how == "pytorch_half_pixel":
+        places = places if length > 1 else np.zeros_like(x)
+    elif how == "half_pixel_symmetric":
+        places = places + np.float32(size / 2) * (1 - np.float32(result) / length)
+    elif how == "tf_crop_and_resize":
         first, last = crop
-        if result > 1:
-            return first * (size - 1) + x * (last - first) * (size - 1) / (result - 1)
-        return np.full_like(x, 0.5 * (first + last) * (size - 1))
-    if how == "tf_half_pixel_for_nn":
-        return (x + 0.5) / scale
-    return (x + 0.5) / scale - 0.5
+        step = x * np.float32((last - first) * (size - 1)) / np.float32(max(result - 1, 1))
+        places = (
+            np.float32(first * (size - 1)) + step if result > 1 else np.full_like(x, 0.5 * (first + last) * (size - 1))
+        )
+    elif how == "tf_half_pixel_for_nn":
+        places = (x + np.float32(0.5)) / step
+    return places.astype(np.float64)
 
 
 def _rounded(places: Floats, how: str) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -104,7 +106,9 @@ def _sizes(x: Tensor, axes: list[int], scales: Any, sizes: Any, policy: str) -> 
     """The scale of each axis, and its new size."""
     old = [x.shape[axis] for axis in axes]
     if not sizes:
-        return [float(s) for s in scales], [math.floor(n * s) for n, s in zip(old, scales, strict=True)]
+        # in single precision, as onnxruntime has it: 10 elements times 1.8 are 18, and not 17
+        new_sizes = [int(np.float32(n) * np.float32(s)) for n, s in zip(old, scales, strict=True)]
+        return [float(s) for s in scales], new_sizes
     if policy == "stretch":
         return [new / n for n, new in zip(old, sizes, strict=True)], [int(new) for new in sizes]
     pick = min if policy == "not_larger" else max
