@@ -27,7 +27,7 @@ def _places(size: int, result: int, scale: float, how: str, crop: tuple[float, f
     """
     x, step = np.arange(result, dtype=np.float32), np.float32(scale)
     length = np.float32(size) * step
-    places = (x + np.float32(0.5)) / step - np.float32(0.5)
+    places: Any = (x + np.float32(0.5)) / step - np.float32(0.5)
     if how == "align_corners":  # onnx's own implementation reckons with a length that is no whole number
         places = x * np.float32(size - 1) / np.float32(result - 1) if result > 1 else np.zeros_like(x)
     elif how == "asymmetric":
@@ -38,13 +38,13 @@ def _places(size: int, result: int, scale: float, how: str, crop: tuple[float, f
         places = places + np.float32(size / 2) * (1 - np.float32(result) / length)
     elif how == "tf_crop_and_resize":
         first, last = crop
-        step = x * np.float32((last - first) * (size - 1)) / np.float32(max(result - 1, 1))
+        along = x * np.float32((last - first) * (size - 1)) / np.float32(max(result - 1, 1))
         places = (
-            np.float32(first * (size - 1)) + step if result > 1 else np.full_like(x, 0.5 * (first + last) * (size - 1))
+            np.float32(first * (size - 1)) + along if result > 1 else np.full_like(x, 0.5 * (first + last) * (size - 1))
         )
     elif how == "tf_half_pixel_for_nn":
         places = (x + np.float32(0.5)) / step
-    return places.astype(np.float64)
+    return np.asarray(places, np.float64)
 
 
 def _rounded(places: Floats, how: str) -> np.ndarray[Any, np.dtype[np.int64]]:
