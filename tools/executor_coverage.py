@@ -1,6 +1,6 @@
 """Build, run and train every ONNX model of some folders as a torch module, and say of each what came of it.
 
-    python tools/executor_coverage.py FOLDER... [--distinct] [--largest 50] [--limit 300] [--json FILE]
+    python tools/executor_coverage.py FOLDER... [--distinct] [--largest 50] [--limit 300] [--json FILE [--resume]]
                                       [--coverage FILE]
 
 *right* means that `graphsplit.trainable` built the module and that it gives, in evaluation mode, what onnxruntime gives: on
@@ -272,7 +272,15 @@ def _trained(module: Any, arrays: Mapping[str, Any]) -> dict[str, object]:
 # -- a run ----------------------------------------------------------------------------------------
 
 
-def isolated(path: Path, limit: float) -> dict[str, object]:
+def read(file: Path) -> list[Result]:
+    """What an earlier run found, but for what it should try again: what was wrong, failed, or ran on no inputs."""
+    if not file.exists():
+        return []
+    found = [Result(**r) for r in json.loads(file.read_text(encoding="utf-8"))["results"]]
+    return [r for r in found if r.status in ("right", "refused") and "no inputs that were tried" not in r.reason]
+
+
+def isolated(path: Path, limit: float) -> dict[str, Any]:
     """`examine` in a process of its own, ended when its time is over. It is forked: importing the runtimes takes longest."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -282,7 +290,7 @@ def isolated(path: Path, limit: float) -> dict[str, object]:
     try:
         if not receiver.poll(limit):
             return {"status": "FAILED", "reason": f"it took longer than {limit:g} s"}
-        found: dict[str, object] = receiver.recv()
+        found: dict[str, Any] = receiver.recv()
         return found
     except EOFError:
         process.join()
@@ -333,9 +341,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", metavar="S", type=float, default=300.0, help="seconds a model may take")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results there")
     parser.add_argument("--coverage", metavar="FILE", type=Path, help="what tools/coverage.py --json wrote")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what the --json file says of models that were right or refused"
+    )
     given = parser.parse_args(arguments)
-    known = json.loads(given.coverage.read_text())["results"] if given.coverage else []
-    split = {r["title"] for r in known if r["status"] == "exact"}
+    if given.resume and not given.json:
+        parser.error("--resume needs --json FILE")
+    planned = json.loads(given.coverage.read_text())["results"] if given.coverage else []
+    split = {r["title"] for r in planned if r["status"] == "exact"}
     models = find((place.name, place) for place in given.places)
     models = distinct(models) if given.distinct else models
     models = [model for model in models if model.path.stat().st_size <= given.largest * 1e6]
@@ -344,12 +357,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for name in ("torch", "onnxruntime", "graphsplit.executor", "graphsplit.api", "graphsplit.verification"):
         importlib.import_module(name)  # once, before the processes are forked
+    known = {(r.title, r.bytes): r for r in (read(given.json) if given.resume else ())}
     results: list[Result] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True, markup=False)) as bar:
         for model in bar.track(models, description="models"):
-            found: Any = isolated(model.path, given.limit)
-            results.append(Result(model.title, model.path.stat().st_size, **found))
+            key = model.title, model.path.stat().st_size
+            results.append(known[key] if key in known else Result(*key, **isolated(model.path, given.limit)))
             if given.json:
                 content = {"versions": versions(VERSIONS), "results": [asdict(r) for r in results]}
                 given.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
