@@ -16,7 +16,7 @@ from graphsplit.errors import (
 )
 
 if TYPE_CHECKING:
-    from graphsplit.api import load, load_module, merge, plan, reopen, split
+    from graphsplit.api import load, load_module, merge, plan, reopen, split, trainable, write_weights
     from graphsplit.merging import Merge
     from graphsplit.modules import ModuleSplit
     from graphsplit.splitting import Split
@@ -43,7 +43,9 @@ __all__ = [
     "run",
     "split",
     "train",
+    "trainable",
     "verify",
+    "write_weights",
 ]
 
 _HOMES = {
@@ -57,6 +59,8 @@ _HOMES = {
     "train": "graphsplit.training",
     "run": "graphsplit.training",
     "merge": "graphsplit.api",
+    "trainable": "graphsplit.api",
+    "write_weights": "graphsplit.api",
     "Merge": "graphsplit.merging",
     "verify": "graphsplit.verification",
     "Verification": "graphsplit.verification",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -23,9 +23,10 @@ from graphsplit.splitting import Progress, Split
 if TYPE_CHECKING:
     from torch import nn
 
+    from graphsplit.executor import OnnxModule
     from graphsplit.modules import ModuleSplit
 
-__all__ = ["load", "load_module", "merge", "plan", "reopen", "split"]
+__all__ = ["load", "load_module", "merge", "plan", "reopen", "split", "trainable", "write_weights"]
 
 
 @overload
@@ -82,6 +83,31 @@ def load_module(path: str | os.PathLike[str]) -> nn.Module:
     from graphsplit.formats.torch_archive import load
 
     return load(path)
+
+
+def trainable(
+    model: Graph | str | os.PathLike[str], *, trainable: Iterable[str] = (), constant: Iterable[str] = ()
+) -> OnnxModule:
+    """The network of an ONNX file, or of a loaded graph, as a torch module with the file's names, in evaluation mode.
+
+    What trains is what `split` divides; `trainable` and `constant` say otherwise. Raises UnsupportedError for an op that has no
+    implementation, with its node, and FormatError.
+    """
+    from graphsplit.executor import trainable as make
+
+    return make(model, trainable=trainable, constant=constant)
+
+
+def write_weights(
+    module: OnnxModule, path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, force: bool = False
+) -> Path:
+    """Write a module's weights and running statistics into the ONNX file that it was made of, or into a copy, `out`.
+
+    The file is replaced as a whole or not at all. Raises FormatError for a file that holds another network, OutputError.
+    """
+    from graphsplit.executor import write_weights as write
+
+    return write(module, path, out=out, force=force)
 
 
 def reopen(folder: str | os.PathLike[str], model: nn.Module | None = None) -> ModuleSplit:

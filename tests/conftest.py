@@ -13,6 +13,8 @@ collect_ignore_glob = (
         "test_modules.py",
         "test_merge_optimizers.py",
         "test_training*.py",
+        "test_executor*.py",
+        "test_stacking*.py",
     ]
 )
 

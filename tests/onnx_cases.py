@@ -106,7 +106,8 @@ def fit(rules: tuple[Rule, ...], case: Case) -> Bound:
 
 # op (onnxruntime's with its domain), opset, attributes, inputs (a shape stands for random numbers, a list for these
 # integers), number of outputs
-OWN: list[tuple[str, int, dict[str, Any], list[tuple[int, ...] | list[int] | Array | None], int]] = [
+Example = tuple[str, int, dict[str, Any], list[tuple[int, ...] | list[int] | Array | None], int]
+OWN: list[Example] = [
     ("Conv", 11, {}, [(2, 4, 5, 5), (6, 4, 3, 3), (6,)], 1),
     ("Conv", 22, {"group": 2, "pads": [1, 1]}, [(2, 4, 5), (6, 2, 3), (6,)], 1),
     ("Conv", 11, {"group": 4}, [(2, 4, 5, 5), (8, 1, 3, 3), None], 1),
@@ -222,7 +223,7 @@ OLD = ("BatchNormalization", "GRU", "GlobalLpPool", "Hardmax", "LSTM", "RNN", "R
 """Ops whose older versions the reference evaluator gets wrong, or doesn't have."""
 
 
-def _evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+def _evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array], *, reference: bool = True) -> list[Array]:
     """The outputs by onnx's reference evaluator, or by onnxruntime for the ops that the former gets wrong.
 
     The former doesn't know onnxruntime's own. It slices the weights of a grouped ConvTranspose by another size, and trains in
@@ -230,7 +231,7 @@ def _evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]
     """
     op, opset, own = model.graph.node[0].op_type, model.opset_import[0].version, model.graph.node[0].domain
     old = opset < 14 and op in OLD
-    if own or old or op in ("ConvTranspose", "MaxRoiPool", "SimplifiedLayerNormalization"):
+    if not reference or own or old or op in ("ConvTranspose", "MaxRoiPool", "SimplifiedLayerNormalization"):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -244,10 +245,15 @@ def _evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]
 
 @cache
 def own_cases() -> tuple[Case, ...]:
-    """Examples of ours where onnx's have one channel or one version only; results by the reference evaluator."""
+    """Examples of ours where onnx's have one channel or one version only."""
+    return cases_of(OWN)
+
+
+def cases_of(examples: list[Example], *, reference: bool = True) -> tuple[Case, ...]:
+    """Examples with random inputs; results by the reference evaluator, or else by onnxruntime."""
     draw = np.random.default_rng(0)
     found: list[Case] = []
-    for title, opset, attributes, inputs, results in OWN:
+    for title, opset, attributes, inputs, results in examples:
         domain, _, op = title.rpartition("::")
         arrays: list[Array | None] = []
         for given in inputs:
@@ -264,14 +270,14 @@ def own_cases() -> tuple[Case, ...]:
             if n
         ]
         made = [
-            onnx.ValueInfoProto(name=n) if domain else onnx.helper.make_tensor_value_info(n, 1, None)
+            onnx.ValueInfoProto(name=n) if domain or not reference else onnx.helper.make_tensor_value_info(n, 1, None)
             for n in node.output
         ]
         graph = onnx.helper.make_graph([node], op, values, made)
         imports = [onnx.helper.make_opsetid(domain, opset), *([onnx.helper.make_opsetid("", 17)] if domain else [])]
         model = onnx.helper.make_model(graph, ir_version=8, opset_imports=imports)
         feeds = [a for a in arrays if a is not None]
-        outputs = _evaluate(model, dict(zip([n for n in names if n], feeds, strict=True)))
+        outputs = _evaluate(model, dict(zip([n for n in names if n], feeds, strict=True)), reference=reference)
         case = _case(f"own_{op}_{len(found)}", model, [(feeds, outputs)])
         assert case is not None
         found.append(case)

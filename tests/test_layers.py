@@ -29,12 +29,11 @@ STRATA: tuple[tuple[str, ...], ...] = (
     ("network",),
     ("torch_network", "options"),
     ("splitting", "merging"),
-    ("modules",),
+    ("modules", "executor"),
     ("stacking",),
     ("verification",),  # layer 6
     ("report", "draw"),
     ("api",),
-    ("executor",),
     ("training",),
     ("__init__", "__main__", "cli"),  # layer 7
 )

@@ -307,3 +307,58 @@ def test_python_m_graphsplit_is_the_command() -> None:
         [sys.executable, "-m", "graphsplit", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.startswith("graphsplit ")
+
+
+# -- ONNX files -----------------------------------------------------------------------------------------------
+
+
+def test_the_whole_method_on_an_onnx_file(run: Run, tmp_path: Path) -> None:
+    """Sub-models train as the files that they are, and the merged file goes on with their momentum."""
+    model = ROOT / "models" / "lenet.onnx"
+    few = ("--task", GLYPHS, "--set", "IMAGES=1000", "-k", 2, "--pretrain", 2, "--epochs", 4, "-o", "out")
+    done = run("run", model, *few, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    scores = found["scores"]
+    assert scores["trained"]["loss"] < min(scores["part 0"]["loss"], scores["part 1"]["loss"])
+    assert found["file"].endswith("trained.onnx")
+    assert graphsplit.verify("out/parts", "out/merged.onnx").passed
+    x = torch.randn(3, 1, 28, 28)
+    merged, trained = (graphsplit.trainable(f"out/{name}.onnx") for name in ("merged", "trained"))
+    each = [graphsplit.trainable(f"out/parts/submodel_{part}.onnx")(x) for part in (0, 1)]
+    assert torch.allclose(merged(x), (each[0] + each[1]) / 2, atol=1e-5)
+    assert not torch.allclose(trained(x), merged(x), atol=1e-3)
+    again = run("run", model, *few, "--resume", "--json")
+    assert json.loads(again.stdout)["scores"]["trained"] == scores["trained"]
+
+
+def test_momentum_of_onnx_sub_models_merges(small: Path, run: Run) -> None:
+    """Of a hidden layer side by side, of the output layer's weight by Eq. 1, and of cut weights zero."""
+    model = ROOT / "models" / "lenet.onnx"
+    few = (
+        "--task",
+        GLYPHS,
+        "--set",
+        "IMAGES=100",
+        "-k",
+        2,
+        "--pretrain",
+        1,
+        "--epochs",
+        1,
+        "-o",
+        "out",
+        "--stack",
+        "off",
+    )
+    assert run("run", model, *few).exit_code == 0
+    names = [name for name, _ in graphsplit.trainable("out/merged.onnx").named_parameters()]
+    places = [Path("out/training"), *(part_folder(Path("out/parts"), part) for part in (0, 1))]
+    whole, *each = (checkpoint.read(place / CHECKPOINT)["optimizer"]["state"] for place in places)
+    at = names.index("fc2.weight")
+    assert torch.allclose(whole[at]["momentum_buffer"], torch.cat([s[at]["momentum_buffer"] for s in each], 1) / 2)
+    at = names.index("conv2.weight")
+    blocks = [s[at]["momentum_buffer"] for s in each]
+    assert torch.allclose(
+        whole[at]["momentum_buffer"], torch.block_diag(*(b.flatten(1) for b in blocks)).view(50, 20, 5, 5)
+    )

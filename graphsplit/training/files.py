@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphsplit.executor import OnnxModule, trainable, write_weights
 from graphsplit.formats import torch_archive
 from graphsplit.formats.torch_tensors import TorchTensor
 from graphsplit.formats.weights import write_safetensors
@@ -19,11 +20,11 @@ from graphsplit.modules.source import with_weights
 from graphsplit.training.task import TrainingError
 
 WEIGHTS, ARCHIVE, ONNX = ".safetensors", ".pt2", ".onnx"
-TAKEN = "a split's folder, a .pt2 file that graphsplit wrote, or package.module:factory"
+TAKEN = "a split's folder, an .onnx file, a .pt2 file that graphsplit wrote, or package.module:factory"
 
 
 def open_network(path: str | os.PathLike[str]) -> nn.Module:
-    """A network as a module that trains: a `.pt2` file with the weights beside it, or what a factory makes.
+    """A network as a module that trains: an `.onnx` file, a `.pt2` with the weights beside it, or what a factory makes.
 
     Raises TrainingError for anything else, and what reading raises.
     """
@@ -32,9 +33,7 @@ def open_network(path: str | os.PathLike[str]) -> nn.Module:
     if suffix == ARCHIVE:
         return torch_archive.load(text)
     if suffix == ONNX:
-        raise TrainingError(
-            f"{text!r}: ONNX files don't train yet", hint="give the torch module that it was exported from"
-        )
+        return trainable(text)
     if factory.names_module(text):
         return factory.build(text)
     raise TrainingError(f"{text!r} is no network to train", hint=f"give {TAKEN}")
@@ -45,13 +44,19 @@ def put_back(module: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     Those of a `.pt2` go into the `.safetensors` beside it.
     """
+    if isinstance(module, OnnxModule):
+        write_weights(module, path)
+        return Path(path)
     target = Path(path).with_suffix(WEIGHTS)
     write_safetensors(tensors_of(module), target, metadata=torch_archive.read_metadata(path), force=True)
     return target
 
 
 def save_as(module: nn.Module, path: str | os.PathLike[str], target: Path) -> None:
-    """Write a trained network: of a `.pt2` a new one, of a factory's module its weights."""
+    """Write a trained network: of a `.pt2` or `.onnx` file a new one, of a factory's module its weights."""
+    if isinstance(module, OnnxModule):
+        write_weights(module, path, out=target, force=True)
+        return
     if Path(path).suffix.lower() == ARCHIVE:
         source = torch_archive.load_filled(path)
         torch_archive.save(with_weights(module.cpu(), source), target, force=True)
