@@ -103,7 +103,7 @@ class Growing(Sampler[list[int]]):
         return iter(
             [
                 piece.tolist()
-                for piece in torch.tensor_split(torch.randperm(self.count), range(BATCH, self.count, BATCH))
+                for piece in torch.tensor_split(torch.randperm(self.count), tuple(range(BATCH, self.count, BATCH)))
             ]
         )
 

@@ -394,7 +394,11 @@ FAILING = {
         "once only",
     ),
     "no pairs": (_failing(PLAIN, "torch.tensor(at % 4)", "at, at"), "pairs of inputs and targets"),
-    "no batch": (_failing(PLAIN, "return 23", "return 0"), "TypeError|no batch|num_samples"),
+    "no batch": (_failing(PLAIN, "return 23", "return 0"), "no batch|num_samples"),
+    "data fails": (
+        _failing(PLAIN, "x = torch.sin", "x = torch.sinus"),
+        r"task.py:\d+: the data of train_data\(\) raised Attr",
+    ),
     "diverges": (_failing(PLAIN, "RATE = 0.05", "RATE = 1e30"), "the loss of epoch 1 is"),
 }
 

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
+import graphsplit
 from graphsplit.training import load_task
 from tests.test_training import PLAIN, net
 from tools.experiments.pages import Page, mean_and_deviation
 from tools.experiments.trials import Setting, Way, draw_afresh, read, run, run_all
+from tools.experiments.wider import widened
 
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:
     (tmp_path / "task.py").write_text(PLAIN.replace("lr=RATE)", "lr=RATE, momentum=0.9)"))
     task = load_task(tmp_path / "task.py")
-    return Setting(
-        net, (torch.randn(3, 6),), replace(task, test_data=task.validation_data), watch=lambda parts: {"n": len(parts)}
-    )
+    tested = replace(task, test_data=task.validation_data)
+    return Setting(net, (torch.randn(3, 6),), lambda _: tested, watch=lambda parts: {"n": len(parts)})
 
 
 def test_a_trial_has_a_point_for_each_epoch(setting: Setting) -> None:
@@ -71,3 +72,30 @@ def test_weights_drawn_for_the_narrow_width(setting: Setting) -> None:
 def test_a_mean_with_its_deviation() -> None:
     assert mean_and_deviation([1.0, 2.0, 3.0], 2) == "2.00 (1.00)"
     assert mean_and_deviation([0.5], 1, sign=True) == "+0.5"
+
+
+def test_a_widened_network_computes_what_the_narrow_one_did() -> None:
+    """Before the noise; and what is trained is one sub-model alone."""
+    from models.cuda_convnet import CudaConvnet
+
+    torch.manual_seed(0)
+    model = CudaConvnet((8, 8, 8, 8)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    split = graphsplit.split(model, (torch.randn(2, 3, 24, 24),), k=2)
+    x = torch.randn(3, 3, 24, 24)
+    narrow = split.submodels[0].eval()
+    assert torch.allclose(widened(split, narrow, noise=0.0).eval()(x), narrow(x), rtol=1e-3, atol=1e-4)
+    noisy = widened(split, narrow).eval()
+    assert not torch.allclose(noisy(x), narrow(x), rtol=1e-3, atol=1e-4)
+    weight = noisy.conv2.weight
+    assert not torch.equal(weight[:4], weight[4:])
+
+
+def test_a_trial_of_a_widened_network(setting: Setting) -> None:
+    trial = run(setting, Way(2, 2, 4, wider=True), seed=0)
+    assert trial.way == "Net2WiderNet at 2"
+    assert trial.samples == 23 * 4
+    assert len(trial.parts) == 1
+    assert len(trial.curve) == 4

@@ -83,7 +83,7 @@ def train(task: Task, trainee: Trainee, course: Course, report: Report | None = 
     With a folder, an earlier training there is gone on with (`resume`), replaced (`force`), or refused. Raises TrainingError.
     """
     data = [task.train_data() for _ in trainee.parts]
-    streams = [Stream(one, course.seed, part) for one, part in zip(data, trainee.parts, strict=True)]
+    streams = [Stream(one, course.seed, part, task.path) for one, part in zip(data, trainee.parts, strict=True)]
     run = _Run(task, trainee, course, streams, report or (lambda *_: None), Progress(epoch=course.first))
     _open(run)
     run.begun = run.saved = time.monotonic()

@@ -9,26 +9,27 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from graphsplit.training.task import TrainingError
+from graphsplit.training.task import TrainingError, batches
 
 State = tuple[torch.Tensor, Any, Any]
 
 
 class Stream:
-    """The batches of one part. `data` is what a task's `train_data` gave: it is gone through once an epoch."""
+    """The batches of one part. `data` is what the `train_data` of a task (at `path`) gave: it is gone through once an epoch."""
 
-    def __init__(self, data: Iterable[Any], seed: int, part: int) -> None:
+    def __init__(self, data: Iterable[Any], seed: int, part: int, path: Path | None = None) -> None:
         if not hasattr(data, "__iter__") or hasattr(data, "__next__"):  # iter() itself would draw numbers
             raise TrainingError(
                 f"train_data() gives a {type(data).__name__}, which can be gone through once only",
                 hint="give a DataLoader, or a list of batches",
             )
-        self.data, self.seed, self.part = data, seed, part
+        self.data, self.seed, self.part, self.path = data, seed, part, path
         self.batches: Iterator[Any] = iter(())
         self.state: State = _now()
 
@@ -50,7 +51,7 @@ class Stream:
         self.state = _seeded([int(word) for word in words])
         with self._own():
             _reseed(self.data, int(words[0]), epoch)
-            self.batches = iter(self.data)
+            self.batches = batches(self.data, "train_data", self.path)
         for _ in range(skip):
             self.next()
 

@@ -18,7 +18,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +141,16 @@ def _guarded(path: Path, function: Callable[..., Any]) -> Callable[..., Any]:
             raise _failure(path, f"{function.__name__}()", error) from error
 
     return guarded
+
+
+def batches(data: Iterable[Any], name: str, path: Path | None) -> Iterator[Any]:
+    """The batches of a task's data; code of the user's that fails in them is said where it stands."""
+    try:
+        yield from data
+    except GraphsplitError:
+        raise
+    except Exception as error:
+        raise _failure(path or Path("the task"), f"the data of {name}()", error) from error
 
 
 def _failure(path: Path, what: str, error: BaseException) -> TrainingError:

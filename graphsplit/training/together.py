@@ -38,7 +38,7 @@ def way_of(
         way: str = json.loads(known.read_text(encoding="utf-8"))["way"]
         return way
     trainees = [make(task, module, [part], device, 1) for module, part in zip(modules, parts, strict=True)]
-    stream = Stream(task.train_data(), 0, parts[0])
+    stream = Stream(task.train_data(), 0, parts[0], task.path)
     stream.begin(0)
     inputs, targets = batch_of(stream.next(), trainees[0].device)
     if isinstance(inputs, Mapping):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.task import Task, TrainingError, batches
 
 
 @dataclass
@@ -106,7 +106,7 @@ def evaluate(
     count = 0
     trainee.module.eval()
     with torch.no_grad():
-        for number, item in enumerate(data):
+        for number, item in enumerate(batches(data, "validation_data", task.path)):
             batch = batch_of(item, trainee.device)
             size = samples(batch)
             count += size

@@ -12,7 +12,6 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import nn
 
 from graphsplit.training import load_task
 from models.lenet import LeNet
+from tools.experiments.frame import parser, shown
 from tools.experiments.pages import Page, curves, mean_and_deviation, scatter
 from tools.experiments.trials import Setting, Trial, Way, run_all
 
@@ -76,18 +76,8 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out:
         f"LeNet with 431,080 parameters, SGD with learning rate 0.1 and momentum 0.9, batches of 500; {epochs} epochs, of "
         f"which the sub-models train {pretrain}. Sub-models train one after another, so seconds are those of all of them."
     )
-    made.table(
-        (
-            "way",
-            "parameters of a part",
-            "test error %",
-            "test loss",
-            "G multiply-adds",
-            "seconds",
-            "against the baseline",
-        ),
-        [_row(made, way) for way in made.ways],
-    )
+    made.ends("error", "test error %", 100)
+    made.reached("error", "test error")
     made.say("Just before the merge, the merge itself, and the end (test error %):")
     made.table(
         ("way", "parts' mean", "best part", "merged", "at the end", "correlation of the parts", "gap of the parts"),
@@ -102,22 +92,6 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out:
     )
     made.picture(scatter(made, out.with_name(f"{out.name}-diversity.svg")), "diversity of the sub-models")
     return made.text()
-
-
-def _row(made: Page, way: str) -> tuple[str, ...]:
-    found, base = made.of(way), made.of(made.ways[0])
-    part = min(found[0].parameters)
-    error = mean_and_deviation([100 * t.final["error"] for t in found], 3)
-    paired = [100 * (t.final["error"] - b.final["error"]) for t, b in zip(found, base, strict=True)]
-    return (
-        way,
-        f"{part:,}",
-        error,
-        mean_and_deviation([t.final["loss"] for t in found], 4),
-        f"{found[0].multiply_adds / 1e9:,.0f}",
-        mean_and_deviation([t.seconds for t in found], 1),
-        mean_and_deviation(paired, 3, sign=True) if way != made.ways[0] else "",
-    )
 
 
 def _merge_row(made: Page, way: str) -> tuple[str, ...]:
@@ -135,34 +109,20 @@ def _merge_row(made: Page, way: str) -> tuple[str, ...]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, and write the page."""
-    made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    made.add_argument("--data-root", required=True, metavar="FOLDER", help="the folder with MNIST/raw")
-    made.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (5)")
-    made.add_argument(
-        "--pretrain", type=int, default=5, metavar="N", help="epochs of the sub-models (5; the paper has 100)"
-    )
-    made.add_argument("--epochs", type=int, default=10, metavar="N", help="epochs in all (10; the paper has 200)")
+    made = parser(__doc__, "mnist", pretrain=5, epochs=10)
     made.add_argument("--images", type=int, default=60_000, metavar="N", help="training images (60000)")
-    made.add_argument("--device", default="cpu", metavar="NAME", help="where to train (cpu)")
-    made.add_argument(
-        "-o", "--out", type=Path, default=Path("docs/results/mnist"), metavar="OUT", help="OUT.md, OUT.json, pictures"
-    )
     arguments = made.parse_args(argv)
-    settings = {"DATA_ROOT": arguments.data_root, "IMAGES": str(arguments.images), "EPOCHS": str(arguments.epochs)}
-    task = load_task(TASK, settings)
+    task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "IMAGES": str(arguments.images)})
     assert task.test_data is not None
     data = list(task.test_data())
 
     def watch(parts: Sequence[nn.Module]) -> dict[str, Any]:
         return probabilities(parts, data, arguments.device)
 
-    setting = Setting(LeNet, (torch.randn(1, 1, 28, 28),), task, arguments.device, watch)
+    setting = Setting(LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, arguments.device, watch)
     wanted = ways(arguments.pretrain, arguments.epochs)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
-    command = (
-        f"python tools/experiments/mnist.py --data-root FOLDER --seeds {arguments.seeds} --pretrain {arguments.pretrain} "
-        f"--epochs {arguments.epochs}" + f" --images {arguments.images}" * (arguments.images != 60_000)
-    )
+    command = shown("mnist", arguments, ("pretrain", "epochs", "images"))
     text = page(trials, arguments.pretrain, arguments.epochs, command, arguments.out)
     arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
     return 0

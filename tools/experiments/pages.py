@@ -62,6 +62,41 @@ class Page:
         self.lines += ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
         self.lines += ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows] + [""]
 
+    def ends(self, name: str, title: str, times: float = 1.0) -> None:
+        """How each way ended, what it took, and how far it is from the first way's trial of the same seed."""
+        rows = []
+        for way in self.ways:
+            found, base = self.of(way), self.of(self.ways[0])
+            paired = [times * (t.final[name] - b.final[name]) for t, b in zip(found, base, strict=True)]
+            rows.append(
+                (
+                    way,
+                    f"{min(found[0].parameters):,}",
+                    mean_and_deviation([times * trial.final[name] for trial in found], 3),
+                    mean_and_deviation(paired, 3, sign=True) if way != self.ways[0] else "",
+                    mean_and_deviation([trial.final["loss"] for trial in found], 4),
+                    f"{statistics.fmean(trial.multiply_adds for trial in found) / 1e9:,.0f}",
+                    mean_and_deviation([trial.seconds for trial in found], 0),
+                )
+            )
+        columns = ("way", "parameters of a part", title, "less the first", "test loss", "G multiply-adds", "seconds")
+        self.table(columns, rows)
+
+    def reached(self, name: str, title: str) -> None:
+        """When each way first is as good as the first way at its end: the share of the first one's multiply-adds and seconds."""
+        rows = []
+        for way in self.ways[1:]:
+            shares = []
+            for trial, base in zip(self.of(way), self.of(self.ways[0]), strict=True):
+                hits = [point for point in trial.curve if point[name] <= base.final[name]]
+                if hits:
+                    shares.append((hits[0]["multiply_adds"] / base.multiply_adds, hits[0]["seconds"] / base.seconds))
+            total = len(self.of(way))
+            work, clock = ([share[at] for share in shares] for at in (0, 1))
+            cells = (mean_and_deviation(work, 2), mean_and_deviation(clock, 2)) if shares else ("never", "never")
+            rows.append((way, f"{len(shares)} of {total}", *cells))
+        self.table((f"way, to the first one's final {title}", "seeds", "of its multiply-adds", "of its seconds"), rows)
+
     def picture(self, path: Path, title: str) -> None:
         """A picture that lies beside the page."""
         self.lines += [f"![{title}]({path.name})", ""]

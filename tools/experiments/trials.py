@@ -21,6 +21,7 @@ import graphsplit
 from graphsplit.training import Task
 from graphsplit.training.loop import Course, train
 from graphsplit.training.trainee import Trainee, evaluate, make, schedule_of
+from tools.experiments.wider import widened
 
 Init = Literal["keep", "rescale", "fresh"]
 Points = list[dict[str, float]]
@@ -31,18 +32,24 @@ class Way:
     """How a network is trained: K parts up to an epoch, then the merged network; K = 1 is the baseline.
 
     init: what sub-models start from: slices of the network's weights as they are, rescaled, or weights drawn for their width.
+    wider: one sub-model alone is trained, and widened by Net2WiderNet.
     """
 
     k: int
     merge_at: int
     epochs: int
     init: Init = "keep"
+    wider: bool = False
     name: str = ""
 
     @property
     def title(self) -> str:
         """What tells it from others."""
-        return self.name or ("baseline" if self.k == 1 else f"K={self.k}, merged at {self.merge_at}")
+        if self.name or self.k == 1:
+            return self.name or "baseline"
+        if self.wider:
+            return f"Net2WiderNet at {self.merge_at}"
+        return f"K={self.k}, merged at {self.merge_at}" + f", {self.init}" * (self.init != "keep")
 
 
 @dataclass
@@ -64,11 +71,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all ways of an experiment share. `watch` sees the sub-models just before they are merged."""
+    """What all ways of an experiment share.
+
+    task: of so many epochs, for its data may depend on them as well. watch: sees the sub-models just before they are merged.
+    """
 
     build: Callable[[], nn.Module]
     inputs: tuple[Any, ...]
-    task: Task
+    task: Callable[[int], Task]
     device: str = "cpu"
     watch: Callable[[Sequence[nn.Module]], dict[str, Any]] | None = None
 
@@ -87,7 +97,7 @@ class _Probe:
 
 def run(setting: Setting, way: Way, seed: int) -> Trial:
     """One trial."""
-    trial, probe = Trial(way.title, seed), _Probe(setting.task)
+    trial, probe = Trial(way.title, seed), _Probe(setting.task(way.epochs))
     torch.manual_seed(seed)
     model = setting.build()
     begin = time.perf_counter()
@@ -107,12 +117,17 @@ def run(setting: Setting, way: Way, seed: int) -> Trial:
     trainees = [
         make(probe.task, part, [number], setting.device, way.epochs) for number, part in enumerate(split.submodels)
     ]
+    trainees = trainees[:1] if way.wider else trainees
     _epochs(setting, probe, trainees, way, seed, trial, 0, way.merge_at)
     trial.parts = [probe.scores(one)[0] for one in trainees]
     if setting.watch is not None:
         trial.extra = setting.watch([one.module for one in trainees])
     begin = time.perf_counter()
-    whole = _merged(setting, probe.task, split, trainees, way)
+    whole = (
+        _wider(setting, probe.task, split, trainees[0], way, seed)
+        if way.wider
+        else _merged(setting, probe.task, split, trainees, way)
+    )
     trial.seconds += time.perf_counter() - begin
     trial.merged = _point(trial, way.merge_at, probe.scores(whole)[0])
     _epochs(setting, probe, [whole], way, seed, trial, way.merge_at, way.epochs)
@@ -152,15 +167,29 @@ def _merged(setting: Setting, task: Task, split: Any, trainees: Sequence[Trainee
     module = split.merge().train()
     whole = make(task, module, [0], setting.device, way.epochs)
     split.merge_optimizers([one.optimizer for one in trainees], into=whole.optimizer)
+    _go_on(task, whole, trainees[0], way)
+    return whole
+
+
+def _wider(setting: Setting, task: Task, split: Any, narrow: Trainee, way: Way, seed: int) -> Trainee:
+    """The widened network, its momenta at zero, on the narrow one's schedule."""
+    whole = make(task, widened(split, narrow.module, seed=seed).train(), [0], setting.device, way.epochs)
+    for group, settings in zip(whole.optimizer.param_groups, narrow.optimizer.param_groups, strict=True):
+        group.update({name: value for name, value in settings.items() if name != "params"})
+    _go_on(task, whole, narrow, way)
+    return whole
+
+
+def _go_on(task: Task, whole: Trainee, part: Trainee, way: Way) -> None:
+    """Put the whole network's schedule where its part's was."""
     rates = [group["lr"] for group in whole.optimizer.param_groups]
     for group in whole.optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])
     whole.schedule = schedule_of(task, whole.optimizer, way.epochs)
     if whole.schedule is not None:
-        whole.schedule.load_state_dict(trainees[0].schedule.state_dict())
+        whole.schedule.load_state_dict(part.schedule.state_dict())
     for group, rate in zip(whole.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    return whole
 
 
 def draw_afresh(submodels: Sequence[nn.Module], seed: int) -> None:

@@ -1,0 +1,71 @@
+"""A character language model on tinyshakespeare: the method on a small pre-norm transformer, K = 2 and 4.
+
+    python tools/experiments/char_lm.py --data-root FOLDER [--seeds 3] [--pretrain 5] [--epochs 10] [--steps 200]
+                                        [--device cpu] [-o docs/results/char_lm]
+
+An epoch is `--steps` batches of 64 windows of 128 characters. The control is the baseline with as many epochs as fit the
+multiply-adds of the method, its schedule shortened to them. Trials are kept in OUT.json as they end, and taken up again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+import torch
+
+from graphsplit.training import load_task
+from models.char_lm import SYMBOLS, CharLM
+from tools.experiments.frame import parser, shown
+from tools.experiments.pages import Page, curves
+from tools.experiments.trials import Setting, Trial, Way, run_all
+
+TASK = Path(__file__).parent.parent.parent / "models" / "shakespeare_task.py"
+SHARES = {2: 0.52, 4: 0.28}
+"""What a step of all K sub-models costs, as a share of one of the whole network's multiply-adds (the first column says more)."""
+
+
+def ways(pretrain: int, epochs: int) -> list[Way]:
+    """The baseline, the method, and the baseline cut short."""
+    found = [Way(1, 0, epochs), *(Way(k, pretrain, epochs) for k in SHARES)]
+    cut = sorted({round(epochs - pretrain + share * pretrain) for share in SHARES.values()} - {epochs})
+    return found + [Way(1, 0, shorter, name=f"baseline, {shorter} epochs") for shorter in cut]
+
+
+def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out: Path) -> str:
+    """The results as Markdown, with pictures beside it."""
+    made = Page("A character language model", command, trials)
+    made.say(
+        f"A pre-norm transformer of four blocks, width 128, eight heads; AdamW on a cosine schedule; {epochs} epochs, of which "
+        f"the sub-models train {pretrain}, one after another. Losses are nats a character, on the last tenth of the text."
+    )
+    made.ends("loss", "test loss")
+    made.reached("loss", "test loss")
+    made.picture(curves(made, out.with_name(f"{out.name}-curves.svg"), ("loss", "loss"), "multiply_adds"), "loss")
+    return made.text()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, and write the page."""
+    made = parser(__doc__, "char_lm", pretrain=5, epochs=10)
+    made.add_argument("--steps", type=int, default=200, metavar="N", help="batches an epoch (200)")
+    made.set_defaults(seeds=3)
+    arguments = made.parse_args(argv)
+    task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "STEPS": str(arguments.steps)})
+    task = replace(task, test_data=task.validation_data)
+    setting = Setting(CharLM, (torch.randint(SYMBOLS, (2, 128)),), lambda _: task, arguments.device)
+    wanted = ways(arguments.pretrain, arguments.epochs)
+    trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
+    command = shown("char_lm", arguments, ("pretrain", "epochs", "steps"))
+    arguments.out.with_suffix(".md").write_text(
+        page(trials, arguments.pretrain, arguments.epochs, command, arguments.out), encoding="utf-8"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""What the experiments' command lines share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser(text: str | None, name: str, *, pretrain: int, epochs: int) -> argparse.ArgumentParser:
+    """The arguments of an experiment; `text` is its program's docstring."""
+    made = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
+    made.add_argument("--data-root", required=True, metavar="FOLDER", help="the folder that holds the data set")
+    made.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (5)")
+    made.add_argument(
+        "--pretrain", type=int, default=pretrain, metavar="N", help=f"epochs of the sub-models ({pretrain})"
+    )
+    made.add_argument("--epochs", type=int, default=epochs, metavar="N", help=f"epochs in all ({epochs})")
+    made.add_argument("--device", default="cpu", metavar="NAME", help="where to train (cpu)")
+    place = Path("docs/results") / name
+    made.add_argument("-o", "--out", type=Path, default=place, metavar="OUT", help="OUT.md, OUT.json and pictures")
+    return made
+
+
+def shown(name: str, arguments: argparse.Namespace, settings: Sequence[str]) -> str:
+    """The command for the page, without what says where data and results are."""
+    words = [f"python tools/experiments/{name}.py --data-root FOLDER --seeds {arguments.seeds}"]
+    words += [f"--{setting} {getattr(arguments, setting)}" for setting in settings]
+    return " ".join(words)
