@@ -154,6 +154,21 @@ def test_it_trains_as_the_parts_do_apart(name: str, optimizer: str) -> None:
     assert distance(parts, unstack(stacked)) < 1e-11
 
 
+@pytest.mark.parametrize("name", ["lenet", "residual", "grouped", "transformer"])
+def test_a_part_that_diverges_leaves_the_others_alone(name: str) -> None:
+    parts = parts_made(name)
+    (x, y) = data(name, 2, 1)[0]
+    with torch.no_grad():
+        for parameter in parts[1].parameters():
+            parameter.fill_(torch.nan)
+    stacked = stack(parts)
+    losses = part_losses(stacked(x), y, loss_of)
+    losses.sum().backward()
+    assert losses.isnan().tolist() == [False, True]
+    for parameter in stacked.parameters():
+        assert parameter.grad[0].isfinite().all()
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_state_goes_into_the_stack_and_back_in_the_middle_of_training(layout: Any) -> None:
     parts, make = parts_made("residual"), OPTIMIZERS["adam"]
