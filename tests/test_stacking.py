@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,10 @@ from graphsplit.stacking import (  # noqa: E402
 )
 from graphsplit.stacking.stacker import Stacker  # noqa: E402
 from graphsplit.stacking.table import CONTRACTS, DRAWS_EACH, MOVED, RISING, SAMPLES, SELECTING  # noqa: E402
+from tests.test_torch_generated import over_images, over_tokens  # noqa: E402
 from tests.torch_nets import Forked, Grouped, LeNet, Residual, Transformer, vision  # noqa: E402
 from tests.torch_networks import NETWORKS, example  # noqa: E402
+from tests.torch_structures import IMAGES, TOKENS  # noqa: E402
 
 STEPS, BATCH = 4, 6
 Optimize = Callable[[Any], Any]
@@ -149,6 +152,21 @@ def test_it_trains_as_the_parts_do_apart(name: str, optimizer: str) -> None:
     train_apart(parts, apart, batches)
     assert before > 1e-3  # it has learned something that could be compared
     assert distance(parts, unstack(stacked)) < 1e-11
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual", "grouped", "transformer"])
+def test_a_part_that_diverges_leaves_the_others_alone(name: str) -> None:
+    parts = parts_made(name)
+    (x, y) = data(name, 2, 1)[0]
+    with torch.no_grad():
+        for parameter in parts[1].parameters():
+            parameter.fill_(torch.nan)
+    stacked = stack(parts)
+    losses = part_losses(stacked(x), y, loss_of)
+    losses.sum().backward()
+    assert losses.isnan().tolist() == [False, True]
+    for parameter in stacked.parameters():
+        assert parameter.grad[0].isfinite().all()
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -279,6 +297,9 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "sizes": lambda x, w: (x * w[..., None]).reshape(x.shape[0] * x.shape[1], -1) / x.numel() * x.shape[0],
     "pool behind a function": lambda x, w: F.max_pool2d(F.relu(x - w[..., None]), 2),
     "function read twice": lambda x, w: read_twice(F.relu(x[..., 0] - w)),
+    "a convolution of what is shared": lambda x, w: F.conv2d(
+        torch.ones_like(x[0, 0]).expand(1, 4, 4, 5), w[..., None, None]
+    ),
     "no operand differs": lambda x, w: torch.arange(4, dtype=w.dtype).expand(6, 4) * 2 + 0 * w.sum(),
 }
 
@@ -291,6 +312,25 @@ def written_into(y: Tensor) -> Tensor:
     y[:, :2] = y[:, 2:4] * 2
     y.mul_(3).add_(1)
     return y
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_generated_networks_are_stacked(seed: int) -> None:
+    torch.manual_seed(seed)
+    draw = random.Random(seed)
+    make, x = draw.choice([(over_tokens, TOKENS), (over_images, IMAGES)])
+    modules = [make(draw, draw.randint(1, 4)).double()] * 2
+    modules = [copy.deepcopy(module) for module in modules]
+    with torch.no_grad():
+        for tensor in (t for module in modules for t in module.parameters()):
+            tensor.add_(torch.randn_like(tensor) * 0.05)
+    for training in (False, True):
+        for drop in (inner for module in modules for inner in module.train(training).modules() if hasattr(inner, "p")):
+            drop.p = 0.0
+        stacked = stack(modules, (x.double(),))
+        if not any("aten.rand" in line for line in code(stacked, training=training)):  # stochastic depth has no p
+            assert difference(stacked, modules, (torch.stack([x.double(), x.double() + 0.1]),)) < 1e-9
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -6,7 +6,7 @@ that has none runs once for each part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -67,13 +67,12 @@ class Stacker:
         if layout is None:
             found = self.have.get(name)
             return name if found is None else found.get(LEAD) or next(iter(found.values()))
-        known = self.have.setdefault(name, {}) if name in self.have else {LEAD: self._repeated(name)}
+        known = self.have.get(name) or {LEAD: self._repeated(name)}
         if LEAD not in known:
             known[LEAD] = self._unfolded(name, *next(iter(known.items())))
         if layout not in known:
-            known[layout] = (
-                self._in_channels_last(name) if self._image(name, layout) else self._folded(name, layout, known)
-            )
+            fold = self._in_channels_last if self._image(name, layout) else self._folded
+            known[layout] = fold(name, known[LEAD], layout)
         found_name = known[layout]
         for _ in range(pads):
             found_name = self._op("unsqueeze.default", f"{name}.wide", (found_name,), dim=1)
@@ -93,8 +92,7 @@ class Stacker:
             return apart
         return self._op("movedim.int", f"{name}.parts", (apart,), source=layout, destination=0)
 
-    def _folded(self, name: str, layout: int, known: Mapping[int, str]) -> str:
-        lead = known[LEAD]
+    def _folded(self, name: str, lead: str, layout: int) -> str:
         if layout:
             lead = self._op("movedim.int", f"{name}.inside", (lead,), source=0, destination=layout)
         return self._op("flatten.using_ints", f"{name}.folded", (lead,), start_dim=layout, end_dim=layout + 1)
@@ -107,11 +105,11 @@ class Stacker:
             and len(self.facts[name].shape or ()) in (4, 5)
         )
 
-    def _in_channels_last(self, name: str) -> str:
+    def _in_channels_last(self, name: str, lead: str, _: int) -> str:
         """Folded into the channels, and these the fastest in memory: one copy."""
         rank = len(self.facts[name].shape or ())
         behind = (1, *range(3, rank + 1), 0, 2)
-        last = self._op("permute.default", f"{name}.last", (self.have[name][LEAD],), dims=behind)
+        last = self._op("permute.default", f"{name}.last", (lead,), dims=behind)
         last = self._op("flatten.using_ints", f"{name}.flat", (last,), start_dim=rank - 1, end_dim=rank)
         last = self._op("contiguous.default", f"{name}.near", (last,))  # one channel a part is flattened without a copy
         return self._op("permute.default", f"{name}.folded", (last,), dims=(0, rank - 1, *range(1, rank - 1)))
