@@ -547,4 +547,12 @@ def test_the_coverage_tool_counts_and_gives_a_table(
     assert "| all | 1 | 1 | 1 | 0 | 0 | 0 |" in capsys.readouterr().out
     (result,) = json.loads(written.read_text())["results"]
     assert result["title"] == "odd.onnx"
+    tried: list[Path] = []
+    monkeypatch.setattr(executor_coverage, "isolated", lambda path, limit: tried.append(path) or {"status": "FAILED"})
+    assert executor_coverage.main([str(tmp_path), "--json", str(written), "--resume"]) == 0
+    assert tried == []  # what was right isn't tried again
+    assert executor_coverage.main([str(tmp_path), "--json", str(written)]) == 1
+    assert len(tried) == 1
+    assert executor_coverage.main([str(tmp_path), "--json", str(written), "--resume"]) == 1
+    assert len(tried) == 2  # what failed is
     assert executor_coverage.main([str(tmp_path), "--largest", "0"]) == 2

@@ -47,8 +47,8 @@ Status = Literal["right", "wrong", "refused", "FAILED"]
 VERSIONS = ("graphsplit", "onnx", "onnxruntime", "torch", "numpy")
 ROUGH = 1e-3
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-6}
-LONGER = (64, 224, 512, 1024, 4000, 16000)
-LARGEST_INPUT = 8_000_000
+LONGER = (32, 48, 64, 224, 512, 1024, 4000, 16000)
+LARGEST_INPUT, LARGEST_LONGER = 8_000_000, 1_000_000
 SIZES = 2
 """On how many sizes of the dynamic axes a model is run."""
 
@@ -159,7 +159,7 @@ def _draws(graph: Any, module: Any, runs: Sequence[Any]) -> Iterator[dict[str, A
         if len(runs) == SIZES or (runs and number > 1):
             return
         arrays = {v.name: _drawn(v, sizes, rows.get(v.name), number) for v in graph.inputs}
-        if sum(array.size for array in arrays.values()) < LARGEST_INPUT:
+        if sum(array.size for array in arrays.values()) < (LARGEST_INPUT if sizes == first else LARGEST_LONGER):
             yield arrays
 
 
