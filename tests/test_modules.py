@@ -375,6 +375,33 @@ def test_trained_sub_models_merge_exactly(name: str, optimizer: str) -> None:
     steps.step()
 
 
+class WritesIntoWhatIsRepeated(nn.Module):
+    """A mean over channels, which each part has for itself, copied into a value and added to in another precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Any) -> Any:
+        h = self.up(x)
+        mean = h.mean(1, keepdim=True)
+        y = torch.zeros_like(mean)
+        y.copy_(mean)
+        y.add_(mean.double())
+        return self.down(h * y)
+
+
+def test_what_repeated_nodes_write_keeps_its_type_and_its_gradient() -> None:
+    split = split_module(WritesIntoWhatIsRepeated(), (torch.randn(3, 6),), k=2)
+    merged, x = split.merge(), torch.randn(5, 6)
+    assert split.repeats
+    found = merged(x)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, sum(part(x) for part in split.submodels) / 2, atol=1e-6)
+    found.square().sum().backward()
+    assert all(p.grad is not None for p in merged.parameters())
+
+
 def test_what_must_not_change_is_looked_at() -> None:
     split = split_module(LeNet(), images(1, 28), k=2)
     with torch.no_grad():

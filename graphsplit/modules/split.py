@@ -14,7 +14,7 @@ import numpy as np
 
 from graphsplit.assemble import Leaf as GraphLeaf
 from graphsplit.errors import FormatError, MergeError, UnsupportedError
-from graphsplit.graph import ArrayTensor, Graph, Tensor
+from graphsplit.graph import ArrayTensor, Graph, Node, Tensor
 from graphsplit.merging import Layers, LeafModel, Needs, Opened, merged_graph, merged_tensor_of, outward
 from graphsplit.modules.fold import folded
 from graphsplit.modules.folder import SOURCE, SUFFIX, Given, metadata_of, write_folder
@@ -336,10 +336,23 @@ def refuse_sliced_state(graph: Graph, state: frozenset[str]) -> None:
 
 def apart(graph: Graph, leaves: Sequence[LeafModel]) -> Graph:
     """A merged graph whose repeated nodes write into nothing that other repeated nodes read."""
-    from graphsplit.formats.torch_code import functional
-
     suffixes = tuple(f".{leaf.graph.suffix}" for leaf in leaves)
     if len(leaves) < 2:
         return graph
-    nodes = tuple(functional(node) if node.name.endswith(suffixes) else node for node in graph.nodes)
-    return graph.replace(nodes=nodes)
+    nodes = [piece for node in graph.nodes for piece in (_unwritten(node) if node.name.endswith(suffixes) else (node,))]
+    return graph.replace(nodes=tuple(nodes))
+
+
+def _unwritten(node: Node) -> tuple[Node, ...]:
+    """A node that writes into no operand, or into a copy of it.
+
+    With several operands the op that gives a new value may give another type, and that of `copy_` has no gradient.
+    """
+    from graphsplit.formats.torch_code import functional
+
+    new = functional(node)
+    if new is node or len(node.inputs) == 1:
+        return (new,)
+    own = f"{node.outputs[0]}.own"
+    copy = Node(f"{node.name}.own", "clone.default", "aten", 1, node.inputs[:1], (own,))
+    return (copy, replace(node, inputs=(own, *node.inputs[1:])))
