@@ -266,7 +266,12 @@ def _trained(module: Any, arrays: Mapping[str, Any]) -> dict[str, object]:
         torch.optim.SGD(named.values(), lr=1e-6).step()
     except (ValueError, RuntimeError) as error:
         return {"trains": False, "training": f"{type(error).__name__}: {error}"}
-    return {"trains": bool(torch.isfinite(loss)), "training": "", "untouched": len(named) - len(touched)}
+    finite = bool(torch.isfinite(loss))
+    return {
+        "trains": finite,
+        "training": "" if finite else "the loss isn't finite",
+        "untouched": len(named) - len(touched),
+    }
 
 
 # -- a run ----------------------------------------------------------------------------------------
