@@ -12,7 +12,7 @@ from graphsplit.errors import FormatError, GraphsplitError, PlanError, Unsupport
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
-from graphsplit.formats.onnx_sizes import choose_sizes
+from graphsplit.formats.onnx_sizes import choose_sizes, mended, unshaped
 from graphsplit.graph import Graph
 from graphsplit.labels import flow, parameters, refuse_unknown
 from graphsplit.labels.decide import Outputs
@@ -84,13 +84,18 @@ def prepare(
         (*trainable, *recorded(graph, TRAINABLE_KEY)),
         (*constant, *recorded(graph, CONSTANT_KEY)),
     )
-    chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
-    facts = dialect.evaluate(graph, chosen, trained)
+
+    def evaluate(sizes: Mapping[str, int]) -> Facts:
+        return dialect.evaluate(graph, sizes, trained)
+
+    chosen = choose_sizes(graph, evaluate, sizes)
+    facts = evaluate(chosen)
     refuse_quantised(graph, facts)
     varied = other_sizes(chosen)
-    return Network(
-        graph, dialect, trained, chosen, facts, dialect.evaluate(graph, varied, trained) if varied else facts
-    )
+    others = evaluate(varied) if varied else facts
+    if unshaped(others) > unshaped(facts):
+        others = evaluate(mended(graph, evaluate, varied, lambda name, size: size != chosen[name]))
+    return Network(graph, dialect, trained, chosen, facts, others)
 
 
 def recorded(graph: Graph, key: str) -> tuple[str, ...]:

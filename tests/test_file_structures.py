@@ -1,0 +1,57 @@
+"""Structures that files from elsewhere have, each in the smallest network: split, perturbed and merged it is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from graphsplit.verification import verify
+from tests.laws.check import Case, exact_merge, narrowness, trained
+from tests.networks.builder import Net
+
+
+def exact(model: onnx.ModelProto, folder: Path, k: int = 2) -> Case:
+    """The case, checked: taps are means and no part is wider than its share; what the laws say, `verify` says too."""
+    case = trained(model, k, folder)
+    for found in (exact_merge(case), narrowness(case)):
+        assert not found.complaints, found.complaints[:5]
+    said = verify(case.split.folder, case.merged)
+    assert said.passed, said
+    return case
+
+
+def neighbours() -> onnx.ModelProto:
+    """Six neighbours of each person come in as one batch, which a reshape takes apart: two dynamic axes that hang together."""
+    net = Net("neighbours")
+    people, others = net.input("people", ("people", 5)), net.input("others", ("neighbours", 5))
+    x = net.op("Tanh", net.dense(others, "encoder", 8))
+    count = net.op("Gather", net.op("Shape", people), net.constant([0]), axis=0)
+    shape = net.op("Concat", count, net.constant([6]), net.constant([8]), axis=0)
+    x = net.declare(net.op("Reshape", x, shape), (None, 6, 8))
+    x = net.mean(x, [1], keepdims=0)
+    x = net.relu(net.add(net.declare(x, ("people", 8)), net.dense(people, "own", 8)))
+    net.output(net.dense(x, "head", 3), "output")
+    return net.build()
+
+
+def test_dynamic_axes_that_hang_together(tmp_path: Path) -> None:
+    case = exact(neighbours(), tmp_path)
+    sizes = case.split.manifest.options.sizes
+    assert sizes["neighbours"] == 6 * sizes["people"]
+
+
+def table_on_an_input() -> onnx.ModelProto:
+    """Rows of a table are added to an input whose last axis is declared dynamic: only the table's width fits."""
+    net = Net("table_on_an_input", opset=11)
+    features = net.input("features", ("rows", "columns", "width"))
+    places = net.input("places", ("rows", "columns"), "int64")
+    x = net.op("Add", features, net.op("Gather", net.param("table", (10, 32), "embedding"), places, axis=0))
+    x = net.relu(net.op("MatMul", x, net.param("fc.weight", (32, 12), fan_in=32), name="fc"))
+    x = net.op("MatMul", x, net.param("head.weight", (12, 3), fan_in=12), name="head")
+    net.output(x, "output")
+    return net.build()
+
+
+def test_a_dynamic_axis_that_only_one_size_fits(tmp_path: Path) -> None:
+    exact(table_on_an_input(), tmp_path)
