@@ -55,3 +55,44 @@ def table_on_an_input() -> onnx.ModelProto:
 
 def test_a_dynamic_axis_that_only_one_size_fits(tmp_path: Path) -> None:
     exact(table_on_an_input(), tmp_path)
+
+
+def fused_layers(*, bent: bool) -> onnx.ModelProto:
+    """As onnxruntime's optimiser writes them: activations in convolutions, one of which adds a residual first, and in a Gemm.
+
+    `bent`: the output layer has one too, so no mean may be taken inside it.
+    """
+    net = Net("fused_layers")
+    x = net.input("input", ("batch", 3, 6, 6))
+
+    def conv(x: str, name: str, into: int, out: int, activation: str, *added: str) -> str:
+        weight, bias = net.param(f"{name}.weight", (out, into, 3, 3)), net.param(f"{name}.bias", (out,), "bias")
+        y = net.op(
+            "FusedConv", x, weight, bias, *added, name=name, domain="com.microsoft", activation=activation, pads=[1] * 4
+        )
+        return net.declare(y, ("batch", out, 6, 6))
+
+    x = conv(x, "conv1", 3, 8, "Relu")
+    x = conv(conv(x, "conv2", 8, 12, "Tanh"), "conv3", 12, 8, "Relu", x)
+    x, weight = net.global_pool(x), net.param("fc.weight", (10, 8))
+    x = net.op(
+        "FusedGemm", x, weight, net.param("fc.bias", (10,), "bias"), domain="com.microsoft", activation="Tanh", transB=1
+    )
+    x = net.declare(x, ("batch", 10))
+    if bent:
+        weight, bias = net.param("head.weight", (10, 3), fan_in=10), net.param("head.bias", (3,), "bias")
+        x = net.op("FusedGemm", x, weight, bias, name="head", domain="com.microsoft", activation="Sigmoid")
+        net.output(net.declare(x, ("batch", 3)), "output")
+    else:
+        net.output(net.dense(x, "head", 3), "output")
+    return net.build()
+
+
+def test_fused_activations(tmp_path: Path) -> None:
+    case = exact(fused_layers(bent=False), tmp_path)
+    assert not case.split.manifest.repeated
+
+
+def test_a_mean_is_taken_behind_a_fused_activation(tmp_path: Path) -> None:
+    case = exact(fused_layers(bent=True), tmp_path)
+    assert [note.node for note in case.split.manifest.repeated] == ["com.microsoft::FusedGemm '/head/FusedGemm'"]

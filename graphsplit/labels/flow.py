@@ -335,7 +335,8 @@ class Pass:
     ) -> Site:
         bound = self._bind(node, rules, shapes)
         self.bounds[index] = bound
-        tail, frontier = index in self.layout.tail, index in self.layout.frontier
+        tail = index in self.layout.tail
+        frontier = index in self.layout.frontier and not bound.rule.fused  # no mean passes an activation
         return Site(index, node, bound, tuple(operands), tuple(shapes), tail, frontier)
 
     def _bind(self, node: Node, rules: tuple[Rule, ...], shapes: Sequence[tuple[int, ...] | None]) -> Bound:
