@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import pytest
 
 from graphsplit.verification import verify
 from tests.laws.check import Case, exact_merge, narrowness, trained
@@ -96,3 +97,28 @@ def test_fused_activations(tmp_path: Path) -> None:
 def test_a_mean_is_taken_behind_a_fused_activation(tmp_path: Path) -> None:
     case = exact(fused_layers(bent=True), tmp_path)
     assert [note.node for note in case.split.manifest.repeated] == ["com.microsoft::FusedGemm '/head/FusedGemm'"]
+
+
+def initial_states(*, layers: int, read: int) -> onnx.ModelProto:
+    """Recurrent layers whose initial states are rows of one tensor; `read` of its `layers` pairs of rows are read."""
+    net = Net("initial_states")
+    x = net.input("input", (5, "batch", 6))
+    states = net.param("states", (2 * layers, 1, 9), "bias")
+    count = net.op("Slice", net.op("Shape", x), net.constant([1]), net.constant([2]))
+    repeats = net.op("Concat", net.constant([1]), count, net.constant([1]), axis=0)
+    for i in range(read):
+        width = net.size(x, 2)
+        weights = [net.param(f"lstm{i}.{n}", (2, 36, w), fan_in=w) for n, w in (("w", width), ("r", 9))]
+        bias = net.param(f"lstm{i}.bias", (2, 72), "bias")
+        first = net.op("Tile", net.slice(states, [2 * i], [2 * i + 2], [0]), repeats)
+        first = net.declare(first, (2, "batch", 9))
+        y = net.op("LSTM", x, *weights, bias, "", first, name=f"lstm{i}", hidden_size=9, direction="bidirectional")
+        x = net.declare(net.reshape(net.transpose(y, [0, 2, 1, 3]), [0, 0, -1]), (5, "batch", 18))
+    net.output(net.dense(x, "head", 3), "output")
+    return net.build()
+
+
+@pytest.mark.parametrize(("layers", "read"), [(2, 2), (2, 1), (3, 2)])
+def test_initial_states_of_several_layers_in_one_tensor(tmp_path: Path, layers: int, read: int) -> None:
+    """Nine units: each part takes as many out of the rows of each layer, or they'd be no slice."""
+    exact(initial_states(layers=layers, read=read), tmp_path)

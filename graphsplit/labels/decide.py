@@ -18,7 +18,7 @@ from graphsplit.graph import Graph
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, squeeze_constant_axes
 from graphsplit.labels.couplings import resolve
 from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass, settle
-from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie
+from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie, rows_of_uses
 from graphsplit.labels.trainable import structure
 
 MAX_ROUNDS = 200
@@ -169,7 +169,8 @@ def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[i
     assert not undecided, f"labels left undecided: {undecided[:3]}"
     claims = {name: tuple(replace(c, core=settled(c.core)) for c in found) for name, found in current.claims.items()}
     averaged = {name: resolve(core, classes) for name, core in current.averaged.items()}
-    rows = tuple((node, resolve(ids, classes)) for node, ids in current.rows)
+    rows = [(node, resolve(ids, classes)) for node, ids in current.rows]
+    rows += [row for name in sorted(claims) for row in rows_of_uses(claims[name])]
     return Flowed(
         current.graph,
         current.facts,
@@ -180,7 +181,7 @@ def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[i
         labels,
         claims,
         dict(current.blocks),
-        rows,
+        tuple(rows),
         averaged,
         current,
         tail,
