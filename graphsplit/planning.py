@@ -256,7 +256,7 @@ def _scaled_behind(flowed: Flowed, part_nodes: frozenset[int], output_scale: str
         claims = _uses(flowed, name, part_nodes)
         giving = {c.node for c in claims if (c.core == OUTPUT).any()}
         others = {c.node for c in claims} - giving
-        contracted = {n for n in giving if n >= 0 and flowed.last.bounds[n].mix}
+        contracted = {n for n in giving if n in flowed.last.bounds and flowed.last.bounds[n].mix}
         if output_scale == "activation" or (others and contracted):
             found |= contracted
     return frozenset(found)

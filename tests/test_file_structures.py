@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from graphsplit.verification import verify
-from tests.laws.check import Case, exact_merge, narrowness, trained
+from tests.laws.check import Case, Runner, exact_merge, narrowness, off, trained
 from tests.networks.builder import Net
+from tests.networks.inputs import random_inputs
 
 
-def exact(model: onnx.ModelProto, folder: Path, k: int = 2) -> Case:
+def exact(model: onnx.ModelProto, folder: Path, k: int = 2, **options: Any) -> Case:
     """The case, checked: taps are means and no part is wider than its share; what the laws say, `verify` says too."""
-    case = trained(model, k, folder)
+    case = trained(model, k, folder, **options)
     for found in (exact_merge(case), narrowness(case)):
         assert not found.complaints, found.complaints[:5]
     said = verify(case.split.folder, case.merged)
@@ -122,3 +125,126 @@ def initial_states(*, layers: int, read: int) -> onnx.ModelProto:
 def test_initial_states_of_several_layers_in_one_tensor(tmp_path: Path, layers: int, read: int) -> None:
     """Nine units: each part takes as many out of the rows of each layer, or they'd be no slice."""
     exact(initial_states(layers=layers, read=read), tmp_path)
+
+
+def watermark(kernel: int = 1) -> onnx.ModelProto:
+    """As many channels as there are bits take one each: the slice's end is read off an input's shape."""
+    net = Net("watermark", opset=13)
+    x = net.relu(net.conv(net.input("image", ("batch", 3, 6, 6)), "conv1", 8))
+    x = net.op("Softmax", net.conv(x, "conv2", 16), axis=1)
+    bits = net.input("bits", ("batch", "bits"))
+    count = net.op("Slice", net.op("Shape", bits), net.constant([1]), net.constant([2]))
+    taken = net.op("Slice", x, net.constant([0]), count, net.constant([1]))
+    there = net.op("Unsqueeze", bits, net.constant([2, 3]))
+    mask = net.op("ReduceSum", net.op("Mul", taken, there), net.constant([1]), keepdims=1)
+    x = net.declare(net.op("Concat", net.declare(mask, ("batch", 1, 6, 6)), "image", axis=1), ("batch", 4, 6, 6))
+    net.output(net.conv(net.relu(net.conv(x, "conv3", 10)), "head", 3, kernel), "output")
+    return net.build()
+
+
+def test_channels_that_a_size_picks(tmp_path: Path) -> None:
+    """The layer in front of the slice is whole in each part, whatever the number of bits; the other layers are divided."""
+    case = exact(watermark(), tmp_path)
+    assert [note.node for note in case.split.manifest.private] == ["Conv '/conv2/Conv'"]
+    merged, parts = Runner(case.merged), [Runner(part.file) for part in case.parts]
+    for bits in (3, 9, 16):
+        inputs = random_inputs(case.model, 5, bits=bits)
+        mean = np.mean([run(inputs)["output"] for run in parts], axis=0)
+        assert off(merged(inputs)["output"], mean) < 1e-5
+
+
+def grouped_dense() -> onnx.ModelProto:
+    """Linear layers in groups of features, of which each takes frequencies apart that a sum holds together."""
+    net = Net("grouped_dense")
+    x = net.relu(net.conv(net.input("input", ("batch", 2, 1, 4)), "conv", 12, [1, 3]))
+    x = net.reshape(net.transpose(x, [0, 2, 3, 1]), [-1, 1, 48])
+    for i, width in enumerate((24, 48)):
+        y = net.transpose(net.reshape(x, [-1, 4, net.size(x, 2) // 4]), [1, 0, 2])
+        weight = net.param(f"fc{i}.weight", (4, net.size(y, 2), width // 4), fan_in=net.size(y, 2))
+        y = net.transpose(net.op("MatMul", y, weight, name=f"fc{i}"), [1, 0, 2])
+        x = net.op("Tanh", net.reshape(y, [-1, 1, width]))
+    x = net.reshape(x, [-1, 4, 12])
+    skip = net.relu(net.conv("input", "skip", 12, [1, 3]))
+    x = net.add(net.reshape(net.transpose(x, [0, 2, 1]), [-1, 12, 1, 4]), skip)
+    net.output(net.dense(net.flatten(x), "head", 3), "output")
+    return net.build()
+
+
+def test_groups_that_take_the_same_rows(tmp_path: Path) -> None:
+    exact(grouped_dense(), tmp_path)
+
+
+def picked_rows() -> onnx.ModelProto:
+    """A hidden layer's units are put in chosen rows of another's: no part has just those, so both are whole."""
+    net = Net("picked_rows")
+    x = net.op("Tanh", net.dense(net.input("input", ("batch", 6)), "fc1", 12))
+    y = net.transpose(net.dense(x, "fc2", 10), [1, 0])
+    z = net.transpose(net.dense(x, "fc3", 4), [1, 0])
+    rows = net.constant([[7], [1], [4], [2]])
+    y = net.transpose(net.declare(net.op("ScatterND", y, rows, z), (10, "batch")), [1, 0])
+    net.output(net.dense(net.declare(net.op("Tanh", y), ("batch", 10)), "head", 3), "output")
+    return net.build()
+
+
+def test_what_no_part_can_pick_is_whole(tmp_path: Path) -> None:
+    case = exact(picked_rows(), tmp_path)
+    assert case.split.plan.part_nodes
+
+
+def pooled_places() -> onnx.ModelProto:
+    """The places that a pool takes its elements from are numbers that count over all channels, and are computed with."""
+    net = Net("pooled_places")
+    x = net.relu(net.conv(net.input("input", (2, 3, 6, 6)), "conv1", 8))
+    x = net.relu(net.conv(x, "conv2", 10))
+    geometry = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    x, places = net.ops("MaxPool", x, outputs=2, **geometry)
+    places = net.mul(net.op("Cast", places, to=onnx.TensorProto.FLOAT), net.constant(0.002))
+    x = net.relu(net.conv(net.concat(x, places), "conv3", 12))
+    net.output(net.dense(net.global_pool(x), "head", 3), "output")
+    return net.build()
+
+
+def test_numbers_that_count_over_channels(tmp_path: Path) -> None:
+    case = exact(pooled_places(), tmp_path)
+    assert [note.node for note in case.split.manifest.private] == ["Conv '/conv2/Conv'"]
+
+
+def detections() -> onnx.ModelProto:
+    """What passes a threshold is padded to a fixed number of rows and written into a stored tensor of zeros."""
+    net = Net("detections")
+    x = net.op("Tanh", net.dense(net.input("input", (6, 5)), "fc", 12))
+    boxes = net.dense(x, "head", 3)
+    kept = net.op("Greater", net.squeeze(net.slice(boxes, [0], [1], [1]), [1]), net.constant(0.0))
+    rows = net.transpose(net.op("NonZero", kept), [1, 0])
+    found = net.declare(net.op("GatherND", boxes, rows), (None, 3))
+    missing = net.op(
+        "Sub", net.constant([6]), net.op("Slice", net.op("Shape", found), net.constant([0]), net.constant([1]))
+    )
+    pads = net.op("Concat", net.constant([0, 0]), missing, net.constant([0]), axis=0)
+    padded = net.op("Expand", net.op("Pad", found, pads), net.constant([6, 3]))
+    canvas = net.constant(np.zeros((1, 6, 3)), name="canvas")
+    written = net.op("ScatterND", canvas, net.constant([[0]]), net.reshape(padded, [1, 6, 3]))
+    net.output(written, "output")
+    return net.build()
+
+
+def test_detections_are_picked_once(tmp_path: Path) -> None:
+    """The head is the output layer: what is picked of its mean is computed once, not by each part."""
+    case = exact(detections(), tmp_path)
+    assert case.split.manifest.taps == ("/head/Gemm_output_0",)
+    assert not case.split.manifest.repeated
+
+
+def features_and_their_mean() -> onnx.ModelProto:
+    """An output that holds a layer's features and their mean, which each part has for itself."""
+    net = Net("features_and_their_mean")
+    x = net.relu(net.conv(net.input("input", ("batch", 3, 6, 6)), "conv1", 8))
+    net.output(net.concat(x, net.mean(x, [1])), "features")
+    x = net.relu(net.conv(x, "conv2", 10))
+    net.output(net.dense(net.global_pool(x), "head", 3), "output")
+    return net.build()
+
+
+@pytest.mark.parametrize("outputs", ["auto", "mean", "concat"])
+def test_an_output_partly_divided_and_partly_each_parts_own(tmp_path: Path, outputs: str) -> None:
+    exact(features_and_their_mean(), tmp_path, outputs=outputs)

@@ -72,19 +72,21 @@ def flow(
     keep: Iterable[str] = (),
     outputs: Outputs = "auto",
     others: Facts | None = None,
+    whole: frozenset[int] = frozenset(),
 ) -> Flowed:
     """Run the labels through a network for a split into `parts`.
 
     `others` are the facts for other sizes of the dynamic axes: what differs there isn't fixed. `keep` names nodes,
     parameters or values whose layer isn't divided. `outputs` says what becomes of an output that hidden
-    layers read: each part's mean ("mean"), slices put side by side ("concat"), or whichever leaves the parts narrow.
+    layers read: each part's mean ("mean"), slices put side by side ("concat"), or whichever leaves the parts narrow. `whole` are
+    nodes whose operands each part has whole.
 
     Raises UnsupportedError for an op without a rule or a network that can't be divided. Linear in the graph for each round.
     """
     kept = _kept(graph, keep)
 
     def run(concatenate: bool, undivided: frozenset[int] = frozenset()) -> Flowed:
-        return _decided(graph, dialect, (facts, others or facts), trained, parts, kept, concatenate, undivided)
+        return _decided(graph, dialect, (facts, others or facts), trained, parts, (kept, whole), concatenate, undivided)
 
     best = run(outputs == "concat")
     contested = any("output" in reason for reason in best.private.values())
@@ -96,8 +98,8 @@ def flow(
         joined = run(True)
         best, share = (joined, stored(joined)[1]) if stored(joined)[1] < share else (best, share)
     if share > full / parts and best.last.sharing:
-        whole = run(best.concatenated, frozenset(node for node, _ in best.last.sharing))
-        best = whole if stored(whole)[1] < share else best
+        one = run(best.concatenated, frozenset(node for node, _ in best.last.sharing))
+        best = one if stored(one)[1] < share else best
     return best
 
 
@@ -136,16 +138,17 @@ def _decided(
     facts: tuple[Facts, Facts],
     trained: frozenset[str],
     parts: int,
-    keep: frozenset[int],
+    asked: tuple[frozenset[int], frozenset[int]],
     concatenate: bool,
     undivided: frozenset[int],
 ) -> Flowed:
+    keep, whole = asked
     decisions = Decisions(concatenate=concatenate)
     for _ in range(MAX_ROUNDS):
         layout = structure(graph, dialect.lookup, trained, frozenset(decisions.hidden))
         current, classes = settle(
             lambda couplings, known, layout=layout: Pass(  # type: ignore[misc]
-                graph, dialect, facts[0], layout, trained, parts, keep, decisions, couplings, known
+                graph, dialect, facts, layout, trained, parts, keep, decisions, couplings, known, whole
             ),
             decisions,
         )
@@ -154,6 +157,7 @@ def _decided(
             or _conflicting_ties(current, classes, decisions)
             or _contested_outputs(current, classes, decisions)
             or _too_narrow(current, classes, decisions)
+            or _crossed_groups(current, classes, decisions)
         ):
             return _result(current, classes, decisions, layout.tail, facts[1])
     raise UnsupportedError(f"the labels of {graph.name!r} don't settle in {MAX_ROUNDS} rounds")
@@ -280,7 +284,14 @@ def _contested_outputs(current: Pass, classes: Ids, decisions: Decisions) -> boo
         }
         news = readers - decisions.hidden
         decisions.hidden |= news
-        return bool(news)
+        changed = bool(news)
+        for name in sorted(current.outputs & current.labels.keys()):
+            core = current.labels[name].core
+            if (core > 0).any() and (core == PRIVATE).any():  # what each part has for itself can't be put side by side
+                changed |= _make_private(
+                    core, classes, decisions, f"{name} is an output that parts have some of for themselves"
+                )
+        return changed
     changed = False
     for name, core in sorted(current.averaged.items()):
         if (core > 0).any():
@@ -344,12 +355,25 @@ def _narrow_pieces(current: Pass, classes: Ids) -> list[_Narrow]:
     return found
 
 
+def _crossed_groups(current: Pass, classes: Ids, decisions: Decisions) -> bool:
+    """Kept groups of which each takes other rows of a weight and other columns, which no slice says: they take the same rows."""
+    changed = False
+    for claims in current.claims.values():
+        cores = [(found.node, squeeze_constant_axes(resolve(found.core, classes))) for found in claims]
+        divided = [(node, core) for node, core in cores if (core > 0).any() and sum(n > 1 for n in core.shape) > 1]
+        if len({tuple(n > 1 for n in core.shape) for _, core in divided}) > 1:
+            for node in {node for node, _ in divided if decisions.modes.get((node, "group")) == 1}:
+                decisions.modes[node, "group"] = MODES["group"].index("alike")
+                changed = True
+    return changed
+
+
 def _switch_modes(current: Pass, classes: Ids, decisions: Decisions, atoms: set[int]) -> bool:
     wanted = np.fromiter(sorted(atoms), np.int64, len(atoms))
     changed = False
     for (node, kind), ids in sorted(current.sites.items(), key=lambda item: item[0]):
         at = decisions.modes.get((node, kind), 0)
-        if at + 1 < len(MODES[kind]) and np.isin(classes[ids], wanted).any():
+        if at == 0 and np.isin(classes[ids], wanted).any():
             decisions.modes[node, kind] = at + 1
             changed = True
     return changed
