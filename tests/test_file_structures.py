@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsplit.verification import verify
-from tests.laws.check import Case, Runner, exact_merge, narrowness, off, trained
+import graphsplit
+from graphsplit import merging
+from graphsplit.graph import ArrayTensor, Graph
+from graphsplit.splitting import split
+from graphsplit.verification import laws, verify
+from tests.laws.check import Case, Runner, change, exact_merge, narrowness, off, trained, write
 from tests.networks.builder import Net
 from tests.networks.inputs import random_inputs
 
@@ -248,3 +253,44 @@ def features_and_their_mean() -> onnx.ModelProto:
 @pytest.mark.parametrize("outputs", ["auto", "mean", "concat"])
 def test_an_output_partly_divided_and_partly_each_parts_own(tmp_path: Path, outputs: str) -> None:
     exact(features_and_their_mean(), tmp_path, outputs=outputs)
+
+
+def chaotic(dtype: str) -> onnx.ModelProto:
+    """Each layer makes small differences larger: in half precision nothing is left but rounding."""
+    net = Net("chaotic", dtype=dtype)
+    x = net.input("input", ("batch", 6), dtype)
+    for i in range(9):
+        x = net.op("Sin", net.mul(net.dense(x, f"fc{i}", 12), net.constant(3.0)))
+    net.output(net.dense(x, "head", 3), "output")
+    return net.build()
+
+
+def test_what_half_precision_hides_is_seen_in_single_precision(tmp_path: Path) -> None:
+    done = split(write(chaotic("float16"), tmp_path), 2, out=tmp_path / "split")
+    assert done.folder is not None
+    merged = graphsplit.merge(done.folder, out=tmp_path / "merged.onnx").path
+    said = verify(done.folder, merged)
+    assert said.passed, said
+    assert all("in single precision" in said[name].detail for name in ("exact merge", "merged values"))
+
+
+def test_single_precision_sees_a_wrong_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control: a merge that takes one part's output layer twice, and a file in which the output layer is changed."""
+    done = split(write(chaotic("float16"), tmp_path), 2, out=tmp_path / "split")
+    assert done.folder is not None
+    merged = graphsplit.merge(done.folder, out=tmp_path / "merged.onnx").path
+    assert merged is not None
+    change(merged, {"head.weight": lambda array: array * np.linspace(0.7, 1.3, array.shape[1]).astype(array.dtype)})
+    assert not verify(done.folder, merged)["merged values"].passed
+    right = merging.merged_graph
+
+    def wrong(opened: merging.Opened, leaves: Sequence[merging.LeafModel]) -> tuple[Graph, int]:
+        graph, repeated = right(opened, leaves)
+        weights = graph.tensors["head.weight"].numpy()
+        doubled = ArrayTensor(weights * weights.dtype.type(1.25))
+        return graph.replace(tensors={**graph.tensors, "head.weight": doubled}), repeated
+
+    monkeypatch.setattr(laws, "merged_graph", wrong)
+    found = verify(done.folder)["exact merge"]
+    assert not found.passed
+    assert "in single precision" in found.detail
