@@ -277,8 +277,12 @@ class Pass:
             if (found.core > 0).any():
                 self.undivided(index, found.core)
         for derived in weights:
-            self.claim(derived, whole_use(index, derived, PRIVATE))
-        return [uniform(shape, PRIVATE) for shape in shapes]
+            self.claim(derived, whole_use(index, derived, self._own(index)))
+        return [uniform(shape, self._own(index)) for shape in shapes]
+
+    def _own(self, index: int) -> int:
+        """What is not divided at a node: behind the output layers the merge averages it."""
+        return OUTPUT if index in self.layout.tail else PRIVATE
 
     def _arguments_known(self, node: Node, rule: Rule) -> bool:
         tags = [operand_tag(rule, p) for p in range(len(node.inputs))]
@@ -295,7 +299,8 @@ class Pass:
         operands: Sequence[Labels | Derived | None],
         shapes: Sequence[tuple[int, ...] | None],
     ) -> list[Labels | Derived | None]:
-        arguments = [self._argument(rule, p, name) for p, name in enumerate(node.inputs)]
+        tagged = [(operand_tag(rule, p), name) for p, name in enumerate(node.inputs)]
+        arguments = [None if not n or t is None else argument_value(t, self.facts[n]) for t, n in tagged]
 
         def run(arrays: Sequence[Ids | None]) -> list[Ids]:
             merged = [a if a is not None else b for a, b in zip(arrays, arguments, strict=True)]
@@ -306,12 +311,6 @@ class Pass:
             return list(moved(weights, run, len(node.outputs)))
         labels = [self._as_data(index, p, o, operands, shapes[0]) for p, o in enumerate(operands)]
         return list(move_labels(labels, run))
-
-    def _argument(self, rule: Rule, position: int, name: str) -> Array | None:
-        tag = operand_tag(rule, position)
-        if not name or tag is None:
-            return None
-        return argument_value(tag, self.facts[name])
 
     def _as_data(
         self,
@@ -325,8 +324,7 @@ class Pass:
         if operand is None or (isinstance(operand, Labels) and operand.code in (None, UNKNOWN)):
             return operand
         shape = operand.shape or ()
-        own = OUTPUT if index in self.layout.tail else PRIVATE
-        core = operand.core if isinstance(operand, Labels) else np.full((1,) * len(shape), own, np.int64)
+        core = operand.core if isinstance(operand, Labels) else uniform(shape, self._own(index)).core
         for other in others:
             if isinstance(other, Labels) and (other.core > 0).any() and beside(shape, other, result):
                 core = other.core
