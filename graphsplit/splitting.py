@@ -108,7 +108,7 @@ def describe(
     """The manifest of a planned and narrowed split; `source` and `suffix` name its files."""
     table = GroupTable(plan.parts)
     _, parameters = parameter_entries(plan, _cuts(submodels), table=table)
-    outputs = [_output(plan, table, value.name) for value in network.graph.outputs]
+    outputs = [_output(plan, table, name) for name in dict.fromkeys(value.name for value in network.graph.outputs)]
     files = [
         SubModelFile(
             f"submodel_{submodel.part}{suffix}",

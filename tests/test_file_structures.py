@@ -294,3 +294,15 @@ def test_single_precision_sees_a_wrong_merge(tmp_path: Path, monkeypatch: pytest
     found = verify(done.folder)["exact merge"]
     assert not found.passed
     assert "in single precision" in found.detail
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_an_output_that_is_listed_twice(tmp_path: Path, k: int) -> None:
+    """Runtimes give it twice; so do the sub-models and the merged network."""
+    net = Net("twice")
+    x = net.relu(net.dense(net.input("input", ("batch", 5)), "fc", 8))
+    net.output(net.dense(x, "head", 3), "output")
+    net.output("output")
+    case = exact(net.build(), tmp_path, k)
+    for file in (case.merged, *(part.file for part in case.parts)):
+        assert [value.name for value in onnx.load(file).graph.output] == ["output", "output"]
