@@ -12,6 +12,7 @@ import pytest
 
 import graphsplit
 from graphsplit import merging
+from graphsplit.errors import PlanError
 from graphsplit.graph import ArrayTensor, Graph
 from graphsplit.splitting import split
 from graphsplit.verification import laws, verify
@@ -306,3 +307,14 @@ def test_an_output_that_is_listed_twice(tmp_path: Path, k: int) -> None:
     case = exact(net.build(), tmp_path, k)
     for file in (case.merged, *(part.file for part in case.parts)):
         assert [value.name for value in onnx.load(file).graph.output] == ["output", "output"]
+
+
+def test_a_size_that_an_input_says(tmp_path: Path) -> None:
+    """Nothing is known behind it: the refusal names the node, and the size has to be a constant."""
+    net = Net("scaled")
+    x, factor = net.input("input", ("batch", 3, 8, 8)), net.input("factor", (2,))
+    scales = net.op("Concat", net.constant([1.0, 1.0]), factor, axis=0)
+    x = net.declare(net.op("Resize", x, "", scales, mode="nearest"), ("batch", 3, None, None))
+    net.output(net.conv(net.relu(net.conv(x, "conv1", 8)), "head", 2), "output")
+    with pytest.raises(PlanError, match="the size of what Resize '/Resize' gives is only known when it runs"):
+        split(write(net.build(), tmp_path), 2, out=tmp_path / "split")
