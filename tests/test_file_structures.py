@@ -318,3 +318,20 @@ def test_a_size_that_an_input_says(tmp_path: Path) -> None:
     net.output(net.conv(net.relu(net.conv(x, "conv1", 8)), "head", 2), "output")
     with pytest.raises(PlanError, match="the size of what Resize '/Resize' gives is only known when it runs"):
         split(write(net.build(), tmp_path), 2, out=tmp_path / "split")
+
+
+def half_the_height() -> onnx.ModelProto:
+    """The upper half of some channels, in one slice: only the bound of the height moves."""
+    net = Net("half_the_height")
+    x = net.relu(net.conv(net.input("input", ("batch", 3, "height", 8)), "conv1", 12))
+    height = net.op("Slice", net.op("Shape", x), net.constant([2]), net.constant([3]))
+    ends = net.op("Concat", net.constant([10]), net.op("Div", height, net.constant([2])), axis=0)
+    x = net.op("Slice", x, net.constant([0, 0]), ends, net.constant([1, 2]))
+    x = net.relu(net.conv(net.declare(x, ("batch", 10, None, 8)), "conv2", 8))
+    net.output(net.dense(net.declare(net.global_pool(x), ("batch", 8)), "head", 3), "output")
+    return net.build()
+
+
+def test_a_bound_that_moves_along_another_axis(tmp_path: Path) -> None:
+    case = exact(half_the_height(), tmp_path)
+    assert not case.split.manifest.private

@@ -67,7 +67,7 @@ def moves_with_sizes(
         elif name and tag is not None:
             one, other = argument_value(tag, here[name]), argument_value(tag, there[name])
             moves = tag in PLACES and (one is None or other is None or not same_numbers(one, other))
-            arguments[-1] = one, other, one // 2 if moves and one is not None else one
+            arguments[-1] = one, other, _halved(one, other) if moves else one
             moving |= moves
     if not moving or all(array is None or squeeze_constant_axes(array).size == 1 for array in labels):
         return False
@@ -85,6 +85,14 @@ def moves_with_sizes(
     except UnsupportedError:  # half of the pieces don't make the whole
         half = now
     return any(not np.array_equal(a, b) for other in (then, half) for a, b in zip(now, other, strict=True))
+
+
+def _halved(one: Array | None, other: Array | None) -> Array | None:
+    """An argument with half of each number that isn't the same in the other."""
+    if one is None or other is None or one.shape != other.shape:
+        return one
+    found: Array = np.where(one == other, one, one // 2)
+    return found
 
 
 def unplaced(site: Site) -> bool:
