@@ -20,7 +20,7 @@ from graphsplit.formats.weights import read_trained
 from graphsplit.graph import Graph, Tensor
 from graphsplit.labels import PRIVATE
 from graphsplit.manifest import Manifest, ParameterEntry, parameter_entries
-from graphsplit.narrow import SubModel, narrow
+from graphsplit.narrow import SubModel
 from graphsplit.network import Network, prepare
 from graphsplit.options import Choices, Scale
 from graphsplit.planning import Plan
@@ -103,8 +103,7 @@ def open_split(folder: str | os.PathLike[str], *, output_scale: Scale = "weights
     _check_digest(
         structure_digest(network.graph, network.changing), manifest.source.digest, manifest.source.file, folder
     )
-    plan = chosen.plan(network, manifest.parts, output_scale=output_scale)
-    submodels = tuple(narrow(plan, network.dialect, part) for part in range(manifest.parts))
+    plan, submodels = chosen.narrowed(network, manifest.parts, output_scale=output_scale)
     for submodel, entry in zip(submodels, manifest.submodels, strict=True):
         _check_digest(structure_digest(submodel.graph, network.changing), entry.digest, entry.file, folder)
     return Opened(folder, manifest, network, plan, submodels, _entries(manifest, plan, submodels, folder))

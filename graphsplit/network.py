@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypedDict, TypeVar, Unpack
 
 from graphsplit.errors import FormatError, GraphsplitError, PlanError, UnsupportedError
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
-from graphsplit.formats.onnx_sizes import choose_sizes
+from graphsplit.formats.onnx_sizes import choose_sizes, mended, unshaped
 from graphsplit.graph import Graph
 from graphsplit.labels import flow, parameters, refuse_unknown
 from graphsplit.labels.decide import Outputs
 from graphsplit.labels.quantised import refuse_quantised
 from graphsplit.labels.trainable import Lookup
-from graphsplit.narrow import NarrowDialect
-from graphsplit.partition import partition
+from graphsplit.narrow import NarrowDialect, NarrowError, SubModel, narrow
+from graphsplit.partition import UnequalError, partition
 from graphsplit.planning import Plan, make_plan
 from graphsplit.rules import registry
 
 Refusal = TypeVar("Refusal", bound=GraphsplitError)
 MAX_PARTS = 4096
+MOST_TRIED = 12
+"""How many nodes that ask for equal counts are tried with whole operands."""
 TRAINABLE_KEY = "graphsplit.trainable"
 CONSTANT_KEY = "graphsplit.constant"
 """Metadata of a sub-model: tensors that train, or don't, in the source, and that one couldn't tell by their slices."""
@@ -84,13 +87,18 @@ def prepare(
         (*trainable, *recorded(graph, TRAINABLE_KEY)),
         (*constant, *recorded(graph, CONSTANT_KEY)),
     )
-    chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
-    facts = dialect.evaluate(graph, chosen, trained)
+
+    def evaluate(sizes: Mapping[str, int]) -> Facts:
+        return dialect.evaluate(graph, sizes, trained)
+
+    chosen = choose_sizes(graph, evaluate, sizes)
+    facts = evaluate(chosen)
     refuse_quantised(graph, facts)
     varied = other_sizes(chosen)
-    return Network(
-        graph, dialect, trained, chosen, facts, dialect.evaluate(graph, varied, trained) if varied else facts
-    )
+    others = evaluate(varied) if varied else facts
+    if unshaped(others) > unshaped(facts):
+        others = evaluate(mended(graph, evaluate, varied, lambda name, size: size != chosen[name]))
+    return Network(graph, dialect, trained, chosen, facts, others)
 
 
 def recorded(graph: Graph, key: str) -> tuple[str, ...]:
@@ -122,6 +130,17 @@ def other_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     return {name: 2 * size + 1 if size > 1 else 3 for name, size in sizes.items()}
 
 
+class PlanChoices(TypedDict, total=False):
+    """What `make` may be told of a split."""
+
+    strategy: str
+    seed: int
+    shares: Sequence[float] | None
+    keep: Iterable[str]
+    outputs: Outputs
+    output_scale: Literal["weights", "activation"]
+
+
 def make(
     network: Network,
     k: int,
@@ -132,8 +151,12 @@ def make(
     keep: Iterable[str] = (),
     outputs: Outputs = "auto",
     output_scale: Literal["weights", "activation"] = "weights",
+    whole: frozenset[int] = frozenset(),
 ) -> Plan:
-    """Plan the split of a prepared network into `k` parts. Raises PlanError, UnsupportedError, GraphsplitError."""
+    """Plan the split of a prepared network into `k` parts. `whole` are nodes whose operands each part has whole.
+
+    Raises PlanError, UnsupportedError, GraphsplitError.
+    """
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_PARTS:
         raise PlanError(
             f"a network can't be split into {k!r} parts", hint=f"-k takes a whole number from 1 to {MAX_PARTS}"
@@ -146,7 +169,15 @@ def make(
     facts = network.facts
     try:
         flowed = flow(
-            network.graph, network.dialect, facts, network.trained, k, keep=keep, outputs=outputs, others=network.others
+            network.graph,
+            network.dialect,
+            facts,
+            network.trained,
+            k,
+            keep=keep,
+            outputs=outputs,
+            others=network.others,
+            whole=whole,
         )
         divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
         return make_plan(flowed, divided, output_scale=output_scale)
@@ -155,3 +186,41 @@ def make(
         if located is error:
             raise
         raise located from error
+
+
+def narrowed(
+    network: Network, k: int, *, report: Callable[[int], None] = lambda _: None, **choices: Unpack[PlanChoices]
+) -> tuple[Plan, tuple[SubModel, ...]]:
+    """The plan of a split, and its sub-models. `report` hears which part is being narrowed.
+
+    Where a node can't be narrowed as the labels say, or asks for equal counts that there aren't, it is planned again with all
+    of the node's operands whole in each part. Raises what `make` raises, and the first refusal where that doesn't help.
+    """
+    whole: frozenset[int] = frozenset()
+    first: GraphsplitError | None = None
+    while True:
+        try:
+            plan, whole = _planned(network, k, whole, choices)
+            found = []
+            for part in range(k):
+                report(part)
+                found.append(narrow(plan, network.dialect, part))
+            return plan, tuple(found)
+        except NarrowError as error:
+            first = first or network.located(error)
+            if error.node in whole:
+                raise first from None
+            whole |= {error.node}
+        except (UnsupportedError, PlanError) as error:
+            raise (first or error) from None
+
+
+def _planned(network: Network, k: int, whole: frozenset[int], choices: PlanChoices) -> tuple[Plan, frozenset[int]]:
+    """A plan, and the nodes whose operands are whole in it: of those that ask for equal counts the first that helps."""
+    try:
+        return make(network, k, **choices, whole=whole), whole
+    except UnequalError as error:
+        for node in sorted({*error.nodes} - whole)[:MOST_TRIED]:
+            with suppress(UnsupportedError, PlanError):
+                return make(network, k, **choices, whole=whole | {node}), whole | {node}
+        raise

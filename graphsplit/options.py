@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
 from graphsplit.errors import PlanError
 from graphsplit.labels.decide import Outputs
 from graphsplit.manifest import Options
-from graphsplit.network import Network, make
+from graphsplit.narrow import SubModel
+from graphsplit.network import Network, narrowed
 from graphsplit.planning import Plan
 
 Init = Literal["keep", "rescale"]
@@ -92,10 +93,22 @@ class Choices:
         return {"trainable": self.trainable, "constant": self.constant, "rules": self.rules, "sizes": self.sizes}
 
     def plan(self, network: Network, k: int, *, output_scale: Scale = "weights") -> Plan:
-        """The plan that they make. Raises what `make` raises."""
-        return make(
+        """The plan that they make. Raises what `narrowed` raises."""
+        return self.narrowed(network, k, output_scale=output_scale)[0]
+
+    def narrowed(
+        self,
+        network: Network,
+        k: int,
+        *,
+        output_scale: Scale = "weights",
+        report: Callable[[int], None] = lambda _: None,
+    ) -> tuple[Plan, tuple[SubModel, ...]]:
+        """The plan that they make, and its sub-models; `report` hears of each part. Raises what `network.narrowed` raises."""
+        return narrowed(
             network,
             k,
+            report=report,
             strategy=self.strategy,
             seed=self.seed,
             shares=self.shares,

@@ -256,7 +256,7 @@ def _scaled_behind(flowed: Flowed, part_nodes: frozenset[int], output_scale: str
         claims = _uses(flowed, name, part_nodes)
         giving = {c.node for c in claims if (c.core == OUTPUT).any()}
         others = {c.node for c in claims} - giving
-        contracted = {n for n in giving if n >= 0 and flowed.last.bounds[n].mix}
+        contracted = {n for n in giving if n in flowed.last.bounds and flowed.last.bounds[n].mix}
         if output_scale == "activation" or (others and contracted):
             found |= contracted
     return frozenset(found)
@@ -266,20 +266,26 @@ def _axis_labels(
     name: str, shape: tuple[int, ...], claims: list[Claim]
 ) -> tuple[tuple[Ids | None, ...], Blocked | None]:
     vectors: list[Ids | None] = [None] * len(shape)
-    blocked: Blocked | None = None
+    matrices: dict[tuple[int, ...], Ids] = {}
     for found in claims:
-        varying = [a for a, size in enumerate(found.core.shape) if size > 1]
+        varying = tuple(a for a, size in enumerate(found.core.shape) if size > 1)
         if len(varying) > 2:
             raise UnsupportedError(
                 f"{name}: its owners change along {len(varying)} axes at once, which no slice expresses"
             )
-        if len(varying) == 2:
-            blocked = _block(name, found.core, varying, blocked)
+        if len(varying) == 2:  # several uses may each read some of the rows
+            known = matrices.get(varying, np.full_like(found.core, UNUSED))
+            matrices[varying] = _combine(name, known, found.core)
             continue
         single = [a for a, size in enumerate(shape) if size == 1 and (found.core > 0).any()]  # a layer of one vertex
         for axis in varying or found.axes or single or range(len(shape)):
             vector = np.ascontiguousarray(np.broadcast_to(found.core.reshape(-1), (shape[axis],)))
             vectors[axis] = vector if vectors[axis] is None else _combine(name, vectors[axis], vector)  # type: ignore[arg-type]
+    if len(matrices) > 1:
+        raise UnsupportedError(
+            f"{name}: two uses of it divide its groups differently", hint="--keep one of the layers that use it"
+        )
+    blocked = next((_block(core, varying) for varying, core in matrices.items()), None)
     return tuple(None if v is None or (v == COMMON).all() else v for v in vectors), blocked
 
 
@@ -293,17 +299,14 @@ def _combine(name: str, a: Ids, b: Ids) -> Ids:
     return np.where(rank(b) > rank(a), b, a)
 
 
-def _block(name: str, core: Ids, varying: list[int], other: Blocked | None) -> Blocked:
+def _block(core: Ids, varying: tuple[int, ...]) -> Blocked:
     along, axis = varying
     matrix = core.reshape(core.shape[along], core.shape[axis])
+    unread = (matrix == UNUSED).all(axis=1)
+    matrix = np.where(unread[:, None], matrix[np.argmin(unread)], matrix)  # what nobody reads goes with the rest
     starts = np.flatnonzero(np.r_[True, (matrix[1:] != matrix[:-1]).any(axis=1)])
     height = int(np.gcd.reduce(np.r_[starts, len(matrix)]))
-    found = Blocked(axis, along, matrix[::height])
-    if other is not None and not (other.axis == axis and np.array_equal(other.labels, found.labels)):
-        raise UnsupportedError(
-            f"{name}: two uses of it divide its groups differently", hint="--keep one of the layers that use it"
-        )
-    return found
+    return Blocked(axis, along, matrix[::height])
 
 
 def _parameter_plan(flowed: Flowed, name: str, part_nodes: frozenset[int], activation: frozenset[int]) -> ParameterPlan:

@@ -26,7 +26,7 @@ from graphsplit.manifest import (
     SubModelFile,
     parameter_entries,
 )
-from graphsplit.narrow import SubModel, narrow
+from graphsplit.narrow import SubModel
 from graphsplit.narrow.tensors import SlicedTensor
 from graphsplit.network import Network, prepare, trained_record
 from graphsplit.options import Choices, SplitOptions
@@ -71,19 +71,18 @@ def split(
     """
     chosen = Choices.of(options)
     network = prepare(model, **chosen.preparing)
-    plan = chosen.plan(network, k)
+    tell = progress or (lambda *_: None)
+    plan, submodels = chosen.narrowed(network, k, report=lambda part: tell("narrowing", part, k))
     protect = [] if isinstance(model, Graph) else [model]
     with OutputFolder(out, force=force, protect=protect) as folder:
-        manifest = write(network, plan, chosen.record(network, plan), folder, progress or (lambda *_: None))
+        manifest = write(network, plan, submodels, chosen.record(network, plan), folder, tell)
     return Split(Path(out), manifest, plan, tuple(Path(out) / entry.file for entry in manifest.submodels))
 
 
-def write(network: Network, plan: Plan, options: Options, folder: Path, progress: Progress) -> Manifest:
+def write(
+    network: Network, plan: Plan, submodels: Sequence[SubModel], options: Options, folder: Path, progress: Progress
+) -> Manifest:
     """Write sub-models, the weightless source and the manifest into a folder."""
-    submodels = []
-    for part in range(plan.parts):
-        progress("narrowing", part, plan.parts)
-        submodels.append(narrow(plan, network.dialect, part))
     manifest = describe(network, plan, options, submodels)
     for part, submodel in enumerate(submodels):
         progress("writing", part, plan.parts)
@@ -109,7 +108,7 @@ def describe(
     """The manifest of a planned and narrowed split; `source` and `suffix` name its files."""
     table = GroupTable(plan.parts)
     _, parameters = parameter_entries(plan, _cuts(submodels), table=table)
-    outputs = [_output(plan, table, value.name) for value in network.graph.outputs]
+    outputs = [_output(plan, table, name) for name in dict.fromkeys(value.name for value in network.graph.outputs)]
     files = [
         SubModelFile(
             f"submodel_{submodel.part}{suffix}",

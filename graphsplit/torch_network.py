@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,4 +101,7 @@ def located(error: Refusal, program: TorchProgram, node: str) -> Refusal:
     source = program.sources.get(node, "")
     if not source:
         return error
-    return type(error)(f"{error.message} (called {source})", hint=error.hint)
+    found = copy(error)  # with all that it knows besides
+    found.message = f"{error.message} (called {source})"
+    found.args = (found.message,)
+    return found

@@ -215,6 +215,19 @@ OWN: list[Example] = [
     ("com.microsoft::FusedMatMul", 1, {"transA": 1, "transB": 1}, [(2, 4, 3), (2, 6, 4)], 1),
     ("com.microsoft::TransposeMatMul", 1, {"transB": 1}, [(2, 3, 4), (2, 6, 4)], 1),
     ("com.microsoft::Trilu", 1, {}, [(2, 4, 4)], 1),
+    ("com.microsoft::FusedConv", 1, {"activation": "Relu", "group": 1}, [(2, 4, 5, 5), (6, 4, 3, 3), (6,)], 1),
+    (
+        "com.microsoft::FusedConv", 1, {"activation": "LeakyRelu", "activation_params": [0.3], "group": 2, "pads": [1] * 4},
+        [(2, 4, 5, 5), (6, 2, 3, 3), (6,), (2, 6, 5, 5)], 1,
+    ),
+    *[
+        ("com.microsoft::FusedGemm", 1, {"activation": "Tanh", **trans}, [*operands, added], 1)
+        for trans, operands in (
+            ({}, [(2, 4), (4, 6)]), ({"transB": 1}, [(2, 4), (6, 4)]), ({"transA": 1}, [(4, 2), (4, 6)]),
+            ({"transA": 1, "transB": 1}, [(4, 2), (6, 4)]),
+        )
+        for added in ((6,), (2, 6), ())
+    ],
     ("SimplifiedLayerNormalization", 1, {}, [(2, 3, 4), (4,)], 1),
 ]  # fmt: skip
 

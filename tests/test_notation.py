@@ -146,6 +146,7 @@ ILL_FORMED = [
     ("Op n -> n | back n", 18, "expected letter=letter, the first of an operand alone", "found 'n'"),
     ("Op n j -> n | back n=n", 20, "expected letter=letter, the first of an operand alone", "found 'n=n'"),
     ("Op n -> n | set n", 17, "expected attribute=factor, the factor a letter or a bundle", "found 'n'"),
+    ("Op n -> n | fused Conv Relu", 19, "expected one op behind 'fused'", "found 'Conv'"),
     ("Op ... -> ... | set a=...", 21, "expected attribute=factor, the factor a letter or a bundle", "found 'a=...'"),
 ]
 

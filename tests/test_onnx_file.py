@@ -634,7 +634,6 @@ FORMAT: dict[str, tuple[onnx.ModelProto, str]] = {
     "value and tensor": (edited(lambda p: p.graph.node.append(relu("x", "w"))), "two things make the value 'w'"),
     "value and input": (edited(lambda p: p.graph.node.append(relu("y", "x"))), "two things make the value 'x'"),
     "input twice": (edited(lambda p: p.graph.input.append(p.graph.input[0])), "two things make the value 'x'"),
-    "output twice": (edited(lambda p: p.graph.output.append(p.graph.output[0])), "an output is listed twice"),
     "dangling": (edited(lambda p: p.graph.node.append(relu("no", "z"))), "Relu 'r' reads 'no', which nothing computes"),
     "cycle": (model([relu("z", "y", "r1"), relu("y", "z", "r2")]), "the nodes form a cycle through Relu 'r1'"),
     "no outputs": (edited(lambda p: p.graph.ClearField("output")), "the graph has no outputs"),

@@ -162,8 +162,8 @@ def _mixes(case: Case, bound: Bound, factor: str) -> bool:
 def test_mixed_factors_are_summed() -> None:
     checked = set()
     for case, bound in fitted():
-        # What is whole besides isn't summed: attention with its projections. Its heads are tested above.
-        for factor in sorted(bound.mix) if not (bound.rule.back or bound.rule.whole) else ():
+        # What is whole besides isn't summed: attention with its projections. Its heads are tested above. Nor is what is bent.
+        for factor in sorted(bound.mix) if not (bound.rule.back or bound.rule.whole or bound.rule.fused) else ():
             assert _mixes(case, bound, factor), (case.name, bound.rule.line, factor)
             checked.add(bound.rule.op)
     softmax = next(case for case, bound in fitted() if bound.rule.op == "Softmax")

@@ -58,6 +58,7 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `at c=axis:-1` | the letter stands where the attribute says; behind the colon the default |
 | `set group=g` | narrowing writes the letter's size into the attribute (of a bundle `*c`: their list; `g*r`: the product) |
 | `back j=h` | the result's `h` is fed back along the operand's `j`: a recurrent layer |
+| `fused Conv` | that op and an activation in one: its sizes and defaults are that op's, and no mean is taken inside |
 | `refuse why` | refused, with this reason |
 
 Several lines for an op are tried in order, and the first that fits the node's shapes is taken.

@@ -46,7 +46,9 @@ class OnnxDialect:
 
     def attributes(self, node: Node) -> Mapping[str, object]:
         """The node's attributes with the operator's defaults, and how far apart windows are (`every`), if that is one number."""
-        return with_steps(onnx_eval.attributes_with_defaults(node))
+        rules = self._cache.get((node.domain, node.op, node.version), ())
+        plain = onnx_eval.unfused(node, rules[0].fused) if rules and rules[0].fused else node
+        return with_steps({**node.attributes, **onnx_eval.attributes_with_defaults(plain)})
 
     def argument(self, node: Node, tag: str, known: Callable[[str], Fact | None]) -> Array | None:
         """An argument that an older version of an op holds in an attribute; None where it holds none."""
@@ -77,6 +79,10 @@ class OnnxDialect:
         opsets = onnx_eval.opset_ids(graph)
 
         def step(node: Node, inputs: list[Fact | None]) -> list[Fact | None]:
+            rules = self.lookup(node)
+            if rules and rules[0].fused:
+                plain = onnx_eval.unfused(node, rules[0].fused, graph.opsets.get("", 1))
+                return onnx_eval.evaluate_node(plain, inputs[: len(plain.inputs)], opsets)
             found = onnx_eval.evaluate_node(node, inputs, opsets)
             unknown = found[0] is None or found[0].shape is None
             silent = unknown and not onnx_eval.infers_shapes(node, graph.opsets.get(node.domain, 1))

@@ -75,6 +75,15 @@ def node_proto(node: Node, overrides: Mapping[str, Any] | None = None) -> onnx.N
     return proto
 
 
+def unfused(node: Node, op: str, opset: int = onnx.defs.onnx_opset_version()) -> Node:
+    """The op of ONNX's own that a node does first, before what is fused behind it: with the operands and attributes of that."""
+    schema = _schema("", op, opset)
+    assert schema is not None, f"a rule says that {node.op} is a fused {op}"
+    kept = {name: value for name, value in node.attributes.items() if name in schema.attributes}
+    inputs, outputs = node.inputs[: schema.max_input], node.outputs[: schema.max_output]
+    return Node(node.name, op, "", int(schema.since_version), inputs, outputs, kept)
+
+
 Step = Callable[[Node, list[Fact | None]], list[Fact | None]]
 
 

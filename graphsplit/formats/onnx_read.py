@@ -302,9 +302,6 @@ class _Reader:
             made.add(name)
         if "" in names:
             raise FormatError("an input has no name")
-        outputs = [info.name for info in self.proto.graph.output]
-        if len(set(outputs)) != len(outputs):
-            raise FormatError(f"an output is listed twice: {sorted(outputs)}")
 
 
 def tensor_value(info: onnx.ValueInfoProto) -> Value | None:

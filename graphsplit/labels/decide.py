@@ -18,7 +18,7 @@ from graphsplit.graph import Graph
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, squeeze_constant_axes, uniform
 from graphsplit.labels.couplings import resolve
 from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass, settle
-from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie
+from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie, rows_of_uses
 from graphsplit.labels.trainable import structure
 
 MAX_ROUNDS = 200
@@ -72,12 +72,14 @@ def flow(
     keep: Iterable[str] = (),
     outputs: Outputs = "auto",
     others: Facts | None = None,
+    whole: frozenset[int] = frozenset(),
 ) -> Flowed:
     """Run the labels through a network for a split into `parts`.
 
     `others` are the facts for other sizes of the dynamic axes: what differs there isn't fixed. `keep` names nodes,
     parameters or values whose layer isn't divided. `outputs` says what becomes of outputs: all are the parts' mean ("mean"),
     all are slices put side by side ("concat"), or those that hidden layers read are whichever leaves the parts narrow.
+    `whole` are nodes whose operands each part has whole.
 
     Raises UnsupportedError for an op without a rule, a network that can't be divided, or outputs that can't be what was asked.
     Linear in the graph for each round.
@@ -86,7 +88,7 @@ def flow(
 
     def run(concatenate: bool, undivided: frozenset[int] = frozenset()) -> Flowed:
         decisions = Decisions(concatenate=concatenate, divided=outputs == "concat")
-        found = _decided(graph, dialect, (facts, others or facts), trained, parts, kept, decisions, undivided)
+        found = _decided(graph, dialect, (facts, others or facts), trained, parts, (kept, whole), decisions, undivided)
         _as_asked(found, outputs)
         return found
 
@@ -100,8 +102,8 @@ def flow(
         joined = run(True)
         best, share = (joined, stored(joined)[1]) if stored(joined)[1] < share else (best, share)
     if share > full / parts and best.last.sharing:
-        whole = run(best.concatenated, frozenset(node for node, _ in best.last.sharing))
-        best = whole if stored(whole)[1] < share else best
+        one = run(best.concatenated, frozenset(node for node, _ in best.last.sharing))
+        best = one if stored(one)[1] < share else best
     return best
 
 
@@ -168,15 +170,16 @@ def _decided(
     facts: tuple[Facts, Facts],
     trained: frozenset[str],
     parts: int,
-    keep: frozenset[int],
+    asked: tuple[frozenset[int], frozenset[int]],
     decisions: Decisions,
     undivided: frozenset[int],
 ) -> Flowed:
+    keep, whole = asked
     for _ in range(MAX_ROUNDS):
         layout = structure(graph, dialect.lookup, trained, frozenset(decisions.hidden))
         current, classes = settle(
             lambda couplings, known, layout=layout: Pass(  # type: ignore[misc]
-                graph, dialect, facts[0], layout, trained, parts, keep, decisions, couplings, known
+                graph, dialect, facts, layout, trained, parts, keep, decisions, couplings, known, whole
             ),
             decisions,
         )
@@ -185,6 +188,7 @@ def _decided(
             or _conflicting_ties(current, classes, decisions)
             or _contested_outputs(current, classes, decisions)
             or _too_narrow(current, classes, decisions)
+            or _crossed_groups(current, classes, decisions)
         ):
             return _result(current, classes, decisions, layout.tail, facts[1])
     raise UnsupportedError(f"the labels of {graph.name!r} don't settle in {MAX_ROUNDS} rounds")
@@ -200,7 +204,8 @@ def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[i
     assert not undecided, f"labels left undecided: {undecided[:3]}"
     claims = {name: tuple(replace(c, core=settled(c.core)) for c in found) for name, found in current.claims.items()}
     averaged = {name: resolve(core, classes) for name, core in current.averaged.items()}
-    rows = tuple((node, resolve(ids, classes)) for node, ids in current.rows)
+    rows = [(node, resolve(ids, classes)) for node, ids in current.rows]
+    rows += [row for name in sorted(claims) for row in rows_of_uses(claims[name])]
     return Flowed(
         current.graph,
         current.facts,
@@ -211,7 +216,7 @@ def _result(current: Pass, classes: Ids, decisions: Decisions, tail: frozenset[i
         labels,
         claims,
         dict(current.blocks),
-        rows,
+        tuple(rows),
         averaged,
         current,
         tail,
@@ -310,7 +315,14 @@ def _contested_outputs(current: Pass, classes: Ids, decisions: Decisions) -> boo
         }
         news = readers - decisions.hidden
         decisions.hidden |= news
-        return bool(news)
+        changed = bool(news)
+        for name in sorted(current.outputs & current.labels.keys()):
+            core = current.labels[name].core
+            if (core > 0).any() and (core == PRIVATE).any():  # what each part has for itself can't be put side by side
+                changed |= _make_private(
+                    core, classes, decisions, f"{name} is an output that parts have some of for themselves"
+                )
+        return changed
     changed = False
     for name, core in sorted(current.averaged.items()):
         if (core > 0).any():
@@ -374,12 +386,25 @@ def _narrow_pieces(current: Pass, classes: Ids) -> list[_Narrow]:
     return found
 
 
+def _crossed_groups(current: Pass, classes: Ids, decisions: Decisions) -> bool:
+    """Kept groups of which each takes other rows of a weight and other columns, which no slice says: they take the same rows."""
+    changed = False
+    for claims in current.claims.values():
+        cores = [(found.node, squeeze_constant_axes(resolve(found.core, classes))) for found in claims]
+        divided = [(node, core) for node, core in cores if (core > 0).any() and sum(n > 1 for n in core.shape) > 1]
+        if len({tuple(n > 1 for n in core.shape) for _, core in divided}) > 1:
+            for node in {node for node, _ in divided if decisions.modes.get((node, "group")) == 1}:
+                decisions.modes[node, "group"] = MODES["group"].index("alike")
+                changed = True
+    return changed
+
+
 def _switch_modes(current: Pass, classes: Ids, decisions: Decisions, atoms: set[int]) -> bool:
     wanted = np.fromiter(sorted(atoms), np.int64, len(atoms))
     changed = False
     for (node, kind), ids in sorted(current.sites.items(), key=lambda item: item[0]):
         at = decisions.modes.get((node, kind), 0)
-        if at + 1 < len(MODES[kind]) and np.isin(classes[ids], wanted).any():
+        if at == 0 and np.isin(classes[ids], wanted).any():
             decisions.modes[node, kind] = at + 1
             changed = True
     return changed

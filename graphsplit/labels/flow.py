@@ -29,14 +29,22 @@ from graphsplit.labels.arrays import (
 )
 from graphsplit.labels.computing import combined, made_of_weights
 from graphsplit.labels.couplings import Couplings, resolve
-from graphsplit.labels.operands import argument_value, beside, refuse_unknown, refuse_unrelated, stays, unplaced
+from graphsplit.labels.operands import (
+    argument_value,
+    beside,
+    moves_with_sizes,
+    refuse_unknown,
+    stays,
+    unplaced,
+    unrelated,
+)
 from graphsplit.labels.parameters import Claim, Derived, axes_to_tie, claim, moved, parameter, whole_use
 from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
 from graphsplit.labels.transfer import Site, Transfer
 from graphsplit.notation import Bound, Rule, bind
 
-MODES = {"group": ("atomic", "keep"), "columns": ("columns", "rows")}
-"""Ambiguous places, and their readings in the order in which they are tried."""
+MODES = {"group": ("atomic", "keep", "alike"), "columns": ("columns", "rows")}
+"""Ambiguous places, and their readings in the order in which they are tried; "alike" only where no slice says "keep"."""
 
 
 class Dialect(Protocol):
@@ -97,7 +105,7 @@ class Pass:
         self,
         graph: Graph,
         dialect: Dialect,
-        facts: Facts,
+        facts: tuple[Facts, Facts],
         layout: Structure,
         trained: frozenset[str],
         parts: int,
@@ -105,8 +113,10 @@ class Pass:
         decisions: Decisions,
         couplings: Couplings,
         classes: Ids | None,
+        whole: frozenset[int] = frozenset(),
     ) -> None:
-        self.graph, self.dialect, self.facts, self.layout = graph, dialect, facts, layout
+        self.graph, self.dialect, self.layout, self.whole = graph, dialect, layout, whole
+        self.facts, self.others = facts
         self.trained, self.parts, self.keep, self.decisions = trained, parts, keep, decisions
         self.couplings, self.classes = couplings, classes
         self.shapes = {name: tuple(tensor.shape) for name, tensor in graph.tensors.items()}
@@ -124,8 +134,9 @@ class Pass:
         self.sharing: list[tuple[int, Ids]] = []
         self.bare: dict[tuple[int, int], Labels] = {}
         for value in graph.inputs:
-            self.labels[value.name] = uniform(facts[value.name].shape, COMMON)
+            self.labels[value.name] = uniform(self.facts[value.name].shape, COMMON)
         self.outputs = {value.name for value in graph.outputs}
+        self.read = {*graph.consumers, *self.outputs}
         for name in graph.tensors.keys() - trained:
             self.labels[name] = uniform(self.shapes[name], COMMON)
 
@@ -200,16 +211,17 @@ class Pass:
             labels = [*labels, *steering]
             return [uniform(shape, min((o.code or 0 for o in labels), default=COMMON)) for shape in shapes]
         unshaped = any(name and self.facts[name].shape is None for name in (*node.inputs, *node.outputs))
-        if rules[0].opaque or (unshaped and not any((o.core > 0).any() for o in labels)):
+        if rules[0].opaque or index in self.whole or (unshaped and not any((o.core > 0).any() for o in labels)):
             return self._opaque(index, [*labels, *steering], weights, shapes)
         if stays(rules[0]):
             return [operands[0] for _ in shapes]
         if rules[0].move and self._arguments_known(node, rules[0]):
+            if labels and moves_with_sizes(node, rules[0], operands, self.facts, self.others, self.dialect.move):
+                return self._opaque(index, labels, weights, shapes)
             return self._move(index, node, rules[0], operands, shapes)
         site = self._site(index, node, rules, operands, shapes)
-        if site.bound.rule.opaque or unplaced(site):
+        if site.bound.rule.opaque or unplaced(site) or unrelated(site, self.read):
             return self._opaque(index, [*labels, *steering], weights, shapes)
-        refuse_unrelated(site, lambda name: bool(self.graph.consumers.get(name)) or name in self.outputs)
         if steering:
             self._steered(site, steering)
         if weights and made_of_weights(site, self.graph.tensors):
@@ -270,8 +282,12 @@ class Pass:
             if (found.core > 0).any():
                 self.undivided(index, found.core)
         for derived in weights:
-            self.claim(derived, whole_use(-1, derived, PRIVATE))
-        return [uniform(shape, PRIVATE) for shape in shapes]
+            self.claim(derived, whole_use(index, derived, self._own(index)))
+        return [uniform(shape, self._own(index)) for shape in shapes]
+
+    def _own(self, index: int) -> int:
+        """What is not divided at a node: behind the output layers the merge averages it."""
+        return OUTPUT if index in self.layout.tail else PRIVATE
 
     def _arguments_known(self, node: Node, rule: Rule) -> bool:
         tags = [operand_tag(rule, p) for p in range(len(node.inputs))]
@@ -288,7 +304,8 @@ class Pass:
         operands: Sequence[Labels | Derived | None],
         shapes: Sequence[tuple[int, ...] | None],
     ) -> list[Labels | Derived | None]:
-        arguments = [self._argument(rule, p, name) for p, name in enumerate(node.inputs)]
+        tagged = [(operand_tag(rule, p), name) for p, name in enumerate(node.inputs)]
+        arguments = [None if not n or t is None else argument_value(t, self.facts[n]) for t, n in tagged]
 
         def run(arrays: Sequence[Ids | None]) -> list[Ids]:
             merged = [a if a is not None else b for a, b in zip(arrays, arguments, strict=True)]
@@ -299,12 +316,6 @@ class Pass:
             return list(moved(weights, run, len(node.outputs)))
         labels = [self._as_data(index, p, o, operands, shapes[0]) for p, o in enumerate(operands)]
         return list(move_labels(labels, run))
-
-    def _argument(self, rule: Rule, position: int, name: str) -> Array | None:
-        tag = operand_tag(rule, position)
-        if not name or tag is None:
-            return None
-        return argument_value(tag, self.facts[name])
 
     def _as_data(
         self,
@@ -318,7 +329,7 @@ class Pass:
         if operand is None or (isinstance(operand, Labels) and operand.code in (None, UNKNOWN)):
             return operand
         shape = operand.shape or ()
-        core = operand.core if isinstance(operand, Labels) else np.full((1,) * len(shape), PRIVATE, np.int64)
+        core = operand.core if isinstance(operand, Labels) else uniform(shape, self._own(index)).core
         for other in others:
             if isinstance(other, Labels) and (other.core > 0).any() and beside(shape, other, result):
                 core = other.core
@@ -340,7 +351,8 @@ class Pass:
     ) -> Site:
         bound = self._bind(node, rules, shapes)
         self.bounds[index] = bound
-        tail, frontier = index in self.layout.tail, index in self.layout.frontier
+        tail = index in self.layout.tail
+        frontier = index in self.layout.frontier and not bound.rule.fused  # no mean passes an activation
         return Site(index, node, bound, tuple(operands), tuple(shapes), tail, frontier)
 
     def _bind(self, node: Node, rules: tuple[Rule, ...], shapes: Sequence[tuple[int, ...] | None]) -> Bound:

@@ -73,6 +73,23 @@ def axes_to_tie(claimed: Claim) -> tuple[tuple[int, ...], ...]:
     return tuple(dict.fromkeys((claimed.axes, *alone)))
 
 
+def rows_of_uses(claims: Iterable[Claim]) -> list[tuple[int, Ids]]:
+    """Matrices of the labels of a parameter whose rows several uses share among them, each with the last use's node."""
+    found: dict[tuple[int, ...], list[Claim]] = {}
+    for claimed in claims:
+        varying = tuple(axis for axis, size in enumerate(claimed.core.shape) if size > 1)
+        if len(varying) == 2:
+            found.setdefault(varying, []).append(claimed)
+    matrices = []
+    for varying, uses in found.items():
+        core = uses[0].core
+        for use in uses[1:]:
+            core = np.where(core == UNUSED, use.core, core)
+        matrix = core.reshape(core.shape[varying[0]], -1)
+        matrices.append((uses[-1].node, matrix[(matrix != UNUSED).any(axis=1)]))
+    return matrices
+
+
 def parameter(name: str, shape: tuple[int, ...]) -> Derived:
     """A parameter as it is stored."""
     slots = tuple(

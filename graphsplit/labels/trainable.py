@@ -82,33 +82,33 @@ class Structure:
 def structure(graph: Graph, lookup: Lookup, trained: frozenset[str], hidden: frozenset[int]) -> Structure:
     """Find derived values, tail nodes and the frontier.
 
-    A tail node has no trainable operand, except in a sum, and feeds only tail nodes and outputs; a frontier node is none but
-    feeds only those. `hidden` nodes are taken out of the tail. O(nodes + edges).
+    A tail node has no trainable operand, except in a sum or a movement, and feeds only tail nodes and outputs; a frontier
+    node is none but feeds only those. Nodes of whose results only sizes are read don't count. `hidden` nodes are taken out
+    of the tail. O(nodes + edges).
     """
     derived = _derived(graph, lookup, trained)
     outputs = {value.name for value in graph.outputs}
     tail: set[int] = set()
     frontier: set[int] = set()
+    measured: set[int] = set()
     for i in sorted(graph.alive, reverse=True):
         node = graph.nodes[i]
-        if not _feeds_only(graph, lookup, node, tail, outputs):
+        readers = {j for name in node.outputs for j in graph.consumers.get(name, ())} & graph.alive
+        readers = {j for j in readers if not gives_sizes(lookup(graph.nodes[j]))} - measured
+        if not readers and not outputs & set(node.outputs):
+            measured.add(i)
+        if not readers <= tail or i in measured:
             continue
         rules = lookup(node)
         trains = [
             name in derived for p, name in enumerate(node.inputs) if name and rules and operand_tag(rules[0], p) is None
         ]
-        plain = not any(trains) or (rules[0].additive and not all(trains))
+        plain = not any(trains) or ((rules[0].additive or rules[0].move) and not all(trains))
         if plain and i not in hidden:
             tail.add(i)
         else:
             frontier.add(i)
     return Structure(frozenset(derived), frozenset(tail), frozenset(frontier))
-
-
-def _feeds_only(graph: Graph, lookup: Lookup, node: Node, tail: set[int], outputs: set[str]) -> bool:
-    readers = {j for name in node.outputs for j in graph.consumers.get(name, ())} & graph.alive
-    readers = {j for j in readers if not gives_sizes(lookup(graph.nodes[j]))}
-    return readers <= tail and bool(readers or outputs & set(node.outputs))
 
 
 def _derived(graph: Graph, lookup: Lookup, trained: frozenset[str]) -> set[str]:

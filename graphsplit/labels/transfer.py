@@ -331,11 +331,13 @@ class Transfer:
         keeps = (
             bool(groups)
             and bool(columns)
-            and (self.site.frontier or self.flow.mode(self.site.index, "group", array) == "keep")
+            and (self.site.frontier or self.flow.mode(self.site.index, "group", array) != "atomic")
         )
         ids = self._fresh(self._new_factors() | {self.order[a] for a in groups}, array, keeps or not groups)
         if keeps:
             self.flow.equal_counts(self.site.index, matrix_of(array, self._varying(array, grouping)))
+            if not self.site.frontier and self.flow.mode(self.site.index, "group", array) == "alike":
+                self.flow.couplings.along(ids, self._varying(ids, grouping), self.site.index)
             self.flow.equal_counts(self.site.index, matrix_of(ids, self._varying(ids, grouping)))
         elif groups:
             self.flow.couplings.along(array, columns, self.site.index)

@@ -21,7 +21,6 @@ from graphsplit.modules.folder import SOURCE, SUFFIX, Given, metadata_of, write_
 from graphsplit.modules.groups import Settings
 from graphsplit.modules.optimizers import merge_into
 from graphsplit.modules.source import by_graph_names, held_tensors, in_memory, source_of, unwrapped
-from graphsplit.narrow import narrow
 from graphsplit.options import Choices, SplitOptions
 from graphsplit.recombine.match import PART_KEY, SPLIT_KEY, match_parts
 from graphsplit.splitting import Progress, Split, describe, rescaled
@@ -62,13 +61,9 @@ def split_module(
     aliases = source.modes.program.aliases
     chosen = replace(chosen, keep=tuple(aliases.get(name, name) for name in chosen.keep))
     network = prepare_torch(source, **chosen.preparing)
-    plan = chosen.plan(network, k)
-    narrowed = []
-    for part in range(k):
-        report("narrowing", part, k)
-        narrowed.append(narrow(plan, network.dialect, part))
+    plan, narrowed = chosen.narrowed(network, k, report=lambda part: report("narrowing", part, k))
     manifest = describe(network, plan, chosen.record(network, plan), narrowed, source=SOURCE, suffix=SUFFIX)
-    opened = Opened(Path(), manifest, network, plan, tuple(narrowed), manifest.parameters)
+    opened = Opened(Path(), manifest, network, plan, narrowed, manifest.parameters)
     graphs = [
         found.graph.replace(metadata={**found.graph.metadata, PART_KEY: str(part), SPLIT_KEY: manifest.split})
         for part, found in enumerate(narrowed)

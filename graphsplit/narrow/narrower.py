@@ -26,6 +26,14 @@ from graphsplit.planning import Plan
 from graphsplit.selection import Selected
 
 
+class NarrowError(UnsupportedError):
+    """A node that can't be made narrower as the labels say; `node` is its index in the source."""
+
+    def __init__(self, message: str, *, hint: str = "", node: int = -1) -> None:
+        super().__init__(message, hint=hint)
+        self.node = node
+
+
 @dataclass(frozen=True)
 class SubModel:
     """A part's graph, and how its pieces stand in the source.
@@ -45,7 +53,7 @@ class SubModel:
 def narrow(plan: Plan, dialect: NarrowDialect, part: int) -> SubModel:
     """The sub-model of one part. Tensors are read only when the result is written.
 
-    Raises UnsupportedError where an op can't be made narrower exactly.
+    Raises NarrowError where an op can't be made narrower exactly.
     """
     return Narrower(plan, dialect, part).run()
 
@@ -71,7 +79,10 @@ class Narrower:
             if self.part.plan.parts == 1:
                 self.part.emit(node, index)
             elif index in self.part.graph.alive:
-                self._visit(index, node)
+                try:
+                    self._visit(index, node)
+                except UnsupportedError as error:
+                    raise NarrowError(error.message, hint=error.hint, node=index) from error
         return self._assembled()
 
     def _tensor_fact(self, name: str) -> Fact:

@@ -71,6 +71,7 @@ class Part:
         self.chosen: dict[str, Selected] = {}
         self.constants = Constants(self.graph.tensors)
         self.picked: dict[tuple[str, int], dict[bytes, str]] = {}
+        self.cut_from: dict[str, str] = {}
         self.visiting = 0
 
     def selected(self, name: str) -> Selected:
@@ -131,11 +132,12 @@ class Part:
         known = self.picked.setdefault((base, axis), {})
         if positions.tobytes() in known:
             return known[positions.tobytes()]
-        period = self._period(node, value, positions, axis)
+        period = self._period(node, value, positions, axis, origin)
         chosen = positions.astype(np.int64)[: len(positions) if not period else int((positions < period).sum())]
         index = self.constants.rewritten(f"{base}.index{axis}", chosen)
         self.facts[index] = Fact((len(chosen),), np.dtype(np.int64), chosen)
         result = known[positions.tobytes()] = f"{base}.part{axis}" + (f".{len(known)}" if known else "")
+        self.cut_from[result] = self.cut_from.get(value, value)
         if period:
             for made in self.dialect.pick_in_turn(self.graph, result, value, index, result, axis, period):
                 self.emit(made, origin)
@@ -143,21 +145,35 @@ class Part:
             self.emit(self.dialect.pick(self.graph, result, value, index, result, axis), origin)
         return result
 
-    def _period(self, node: Node, value: str, positions: Ids, axis: int) -> int:
+    def _period(self, node: Node, value: str, positions: Ids, axis: int, origin: int) -> int:
         """After how many elements positions along an axis of dynamic size repeat (heads behind a batch); 0 where it is fixed."""
-        known = [facts[value].shape if value in facts else None for facts in (self.flowed.facts, self.flowed.others)]
-        here, there = (shape or () for shape in known)
-        if here[axis : axis + 1] == there[axis : axis + 1]:
+        value = self.cut_from.get(value, value)
+        known = [facts[value].shape if value in facts else () for facts in (self.flowed.facts, self.flowed.others)]
+        here, there = (None if shape is None else shape[axis : axis + 1] for shape in known)
+        if here == there or self._met(value, axis, origin):
             return 0
-        period = math.gcd(here[axis], there[axis]) if self.facts[value].shape == here else 1
+        period = math.gcd(*here, *there) if here and there and self.facts[value].shape == known[0] else 1
         first = positions[positions < period]
-        steps = np.arange(0, here[axis], period)
+        steps = np.arange(0, here[0] if here else 1, period)
         if period == 1 or not np.array_equal((steps[:, None] + first).ravel(), positions):
             raise UnsupportedError(
                 f"{node.title}: a part has some elements of {value!r} along an axis whose size is only known at run time",
                 hint="export the network with fixed sizes",
             )
         return period
+
+    def _met(self, value: str, axis: int, origin: int) -> bool:
+        """Whether another operand has the same factors with a fixed size: the node runs at no other size of this one."""
+        bound, inputs = self.flowed.last.bounds.get(origin), self.graph.nodes[origin].inputs
+        mine = bound.operands[inputs.index(value)] if bound is not None and value in inputs else None
+        if bound is None or mine is None or not mine[axis]:
+            return False
+        for name, axes in zip(inputs, bound.operands, strict=False):
+            here, there = (facts[name].shape if axes else None for facts in (self.flowed.facts, self.flowed.others))
+            met = [i for i, factors in enumerate(axes or ()) if factors == mine[axis] and name != value]
+            if any(here and there and here[i] == there[i] for i in met):
+                return True
+        return False
 
 
 def restricted(labels: Labels, chosen: Selected) -> Ids:

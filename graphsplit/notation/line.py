@@ -27,11 +27,12 @@ _KEY = re.compile(r"(?:([A-Za-z][\w.]*)::)?([A-Za-z_][\w.]*)(?:@(\d+))?(\[[^\]]*
 _GUARD = re.compile(r"\s*([A-Za-z_]\w*)=([\w.-]+)\s*")
 _FACTOR = re.compile(r"[A-Za-z]\w*|[1-9]\d*(?!\w)")
 _NAME = re.compile(r"\.\.\.|[A-Za-z]\w*|[1-9]\d*")
+_OP = re.compile(r"[A-Za-z]\w*")
 _PLACE = re.compile(r"(\.\.\.|[A-Za-z]\w*)=([A-Za-z_]\w*):(-?\d+)")
 _COUNT = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*)")
 _SIZE = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*(?:\*[A-Za-z]\w*)*)")
 _FLAGS = ("sum", "move", "reduce", "equation", "opaque", "draws", "window")
-_QUALIFIERS = ("mix", "whole", "stat", *_FLAGS, "at", "set", "back", "refuse")
+_QUALIFIERS = ("mix", "whole", "stat", *_FLAGS, "at", "set", "back", "fused", "refuse")
 _NEEDS_NO_AXES = ("move", "reduce", "equation", "opaque", "draws", "refuse")
 
 
@@ -95,6 +96,7 @@ class Rule:
     at: tuple[tuple[str, str, int], ...] = ()
     counts: tuple[tuple[str, str], ...] = ()
     back: tuple[tuple[str, str], ...] = ()
+    fused: str = ""
     line: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,6 +146,7 @@ def _print(rule: Rule) -> str:
         text += " | set " + " ".join(f"{attribute}={factor}" for attribute, factor in rule.counts)
     if rule.back:
         text += " | back " + " ".join(f"{letter}={fed}" for letter, fed in rule.back)
+    text += f" | fused {rule.fused}" if rule.fused else ""
     return text + (f" | refuse {rule.refuse}" if rule.refuse else "")
 
 
@@ -174,6 +177,7 @@ def parse(line: str) -> Rule:
         at=check.places(qualifiers.get("at")),
         counts=check.sizes(qualifiers.get("set")),
         back=check.fed(qualifiers.get("back")),
+        fused=check.op(qualifiers.get("fused")),
         refuse=line[slice(*qualifiers["refuse"])] if "refuse" in qualifiers else "",
         **letters,  # type: ignore[arg-type]
         **flags,  # type: ignore[arg-type]
@@ -369,6 +373,13 @@ class _Check:
                 _fail(self.line, begin, expected, match.end())
             found.append((match[1], match[2]))
         return tuple(found)
+
+    def op(self, span: Span | None) -> str:
+        """The op behind `fused`: one, of ONNX's own domain."""
+        found = [match[0] for _, match in self._words(span, _OP, "expected one op behind 'fused'")]
+        if span is not None and len(found) > 1:
+            _fail(self.line, span[0], "expected one op behind 'fused'", span[1])
+        return found[0] if found else ""
 
     def _words(self, span: Span | None, pattern: re.Pattern[str], expected: str) -> Iterable[tuple[int, re.Match[str]]]:
         fail: Callable[..., NoReturn] = partial(_fail, self.line)

@@ -10,10 +10,10 @@ import numpy as np
 from graphsplit.errors import PlanError
 from graphsplit.labels import Flowed
 from graphsplit.labels.arrays import Ids
-from graphsplit.partition.balance import counts
+from graphsplit.partition.balance import UnequalError, counts
 from graphsplit.partition.families import Family, Layer, Structure, families
 
-__all__ = ["STRATEGIES", "Family", "Layer", "Partition", "Structure", "families", "partition"]
+__all__ = ["STRATEGIES", "Family", "Layer", "Partition", "Structure", "UnequalError", "families", "partition"]
 
 Strategy = Callable[[int, Ids, np.random.Generator], Ids]
 
@@ -65,10 +65,11 @@ def partition(
     weights = weights / weights.sum()
     structure = families(flowed)
     if not structure.layers:
+        reason, hint = _why(flowed)
         raise PlanError(
             f"{flowed.graph.name or 'the network'} has no hidden layer that can be divided into {parts} parts, "
-            f"so there is nothing to split{_why(flowed)}",
-            hint="try a smaller -k",
+            f"so there is nothing to split{reason}",
+            hint=hint,
         )
     names = [flowed.graph.nodes[node].title for node in structure.constraint_nodes]
     numbers = counts(structure, weights, names)
@@ -79,6 +80,14 @@ def partition(
     return Partition(parts, tuple(float(w) for w in weights), owner, structure, numbers)
 
 
-def _why(flowed: Flowed) -> str:
-    reasons = list(dict.fromkeys(flowed.private.values()))
-    return f" ({reasons[0]})" if reasons else ""
+def _why(flowed: Flowed) -> tuple[str, str]:
+    """Why nothing can be divided, as far as it is known, and what to do."""
+    reasons = list(flowed.private.values())
+    if reasons:
+        return f" ({reasons[0]})", "try a smaller -k"
+    facts = flowed.facts
+    for node in (flowed.graph.nodes[i] for i in sorted(flowed.graph.alive)):
+        if any(facts[n].shape is None for n in node.outputs if n) and all(facts[n].shape for n in node.inputs if n):
+            reason = f" (the size of what {node.title} gives is only known when it runs)"
+            return reason, "export the network with this size as a constant"
+    return "", "try a smaller -k"

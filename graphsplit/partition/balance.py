@@ -16,11 +16,19 @@ from graphsplit.partition.families import Structure
 Shares = npt.NDArray[np.float64]
 
 
+class UnequalError(PlanError):
+    """Equal counts that no whole numbers satisfy; `nodes` are the indices of the nodes that ask for them."""
+
+    def __init__(self, message: str, *, hint: str = "", nodes: tuple[int, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.nodes = nodes
+
+
 def counts(structure: Structure, shares: Shares, describe: Sequence[str]) -> Ids:
     """Atoms of each family for each part, shape (families, parts).
 
     `shares` sum to 1; `describe` names the node of each equal-count constraint for a refusal.
-    Raises PlanError when no whole numbers satisfy every layer and every group.
+    Raises UnequalError when no whole numbers satisfy every layer and every group.
     """
     sizes = np.array([len(f.atoms) for f in structure.families], np.int64)
     exact = sizes[:, None] * shares[None, :]
@@ -35,9 +43,10 @@ def counts(structure: Structure, shares: Shares, describe: Sequence[str]) -> Ids
     if solved is None:
         titles = list(dict.fromkeys(describe))
         nodes = ", ".join(titles[:4]) + (f" and {len(titles) - 4} more" if len(titles) > 4 else "") or "the layers"
-        raise PlanError(
+        raise UnequalError(
             f"the vertices can't be divided into {shares.size} parts: no whole numbers satisfy the equal counts of {nodes}",
             hint="try another -k, or --keep one of these layers undivided",
+            nodes=tuple(dict.fromkeys(structure.constraint_nodes)),
         )
     return solved
 

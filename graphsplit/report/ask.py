@@ -13,7 +13,7 @@ from graphsplit.formats.onnx_file import load
 from graphsplit.formats.onnx_sizes import choose_sizes
 from graphsplit.graph import Graph
 from graphsplit.labels import Flowed, Outputs, flow, parameters
-from graphsplit.network import Network, make, prepare
+from graphsplit.network import Network, narrowed, prepare
 from graphsplit.planning import Plan
 from graphsplit.report.content import Comparison, Explanation, GraphInspection, Inspection, PairExplanation
 from graphsplit.report.explain import explain, explain_pair
@@ -63,7 +63,7 @@ def inspect_split(
 ) -> Inspection:
     """What a split into `k` parts would do; nothing is written. Raises what planning raises."""
     network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
-    return inspect(make(network, k, shares=shares, keep=keep, outputs=outputs), network.dialect)
+    return inspect(narrowed(network, k, shares=shares, keep=keep, outputs=outputs)[0], network.dialect)
 
 
 def inspect_folder(folder: str | os.PathLike[str]) -> Inspection:
@@ -88,7 +88,7 @@ def compare_splits(
     kept = tuple(keep)
 
     def planned(k: int) -> Plan:
-        return make(network, k, keep=kept, outputs=outputs)
+        return narrowed(network, k, keep=kept, outputs=outputs)[0]
 
     return compare(network.graph.name, planned, numbers, network.dialect)
 

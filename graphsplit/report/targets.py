@@ -222,7 +222,7 @@ def _first_pass(flowed: Flowed) -> Pass:
     again = Pass(
         last.graph,
         last.dialect,
-        last.facts,
+        (last.facts, last.others),
         last.layout,
         last.trained,
         last.parts,
@@ -230,6 +230,7 @@ def _first_pass(flowed: Flowed) -> Pass:
         decisions,
         Couplings(),
         None,
+        last.whole,
     )
     try:
         return again.run()

@@ -5,8 +5,6 @@ Specification: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOp
 
 TABLE = r"""
 # fused or quantised by onnxruntime
-com.microsoft::FusedConv                    | refuse a layer with its activation in it; save the model unoptimised
-com.microsoft::FusedGemm                    | refuse a layer with its activation in it; save the model unoptimised
 com.microsoft::FusedMatMulActivation        | refuse a layer with its activation in it; save the model unoptimised
 com.microsoft::DequantizeLinear             | refuse quantised; split the float model, and quantise what is merged
 com.microsoft::DynamicQuantizeLSTM          | refuse quantised; split the float model, and quantise what is merged

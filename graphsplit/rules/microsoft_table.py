@@ -25,6 +25,21 @@ com.microsoft::Trilu                        _, # -> _ | move
 SimplifiedLayerNormalization                *a *c, *c -> *a *c, *a *u | stat c | at c=axis:-1
 com.microsoft::SimplifiedLayerNormalization *a *c, *c -> *a *c, *a *u | stat c | at c=axis:-1
 
+# a layer with its activation in it: a hidden layer like any other, but no mean may be taken inside it
+com.microsoft::FusedConv  n (g i) *s, (g o) i *k, (g o), n (g o) *t -> n (g o) *t | mix i | whole t | set group=g | fused Conv
+com.microsoft::FusedGemm[transA=1,transB=1]  i n, o i, o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transA=1,transB=1]  i n, o i, n o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transA=1,transB=1]  i n, o i, () -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transA=1]  i n, i o, o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transA=1]  i n, i o, n o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transA=1]  i n, i o, () -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transB=1]  n i, o i, o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transB=1]  n i, o i, n o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm[transB=1]  n i, o i, () -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm  n i, i o, o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm  n i, i o, n o -> n o | mix i | fused Gemm
+com.microsoft::FusedGemm  n i, i o, () -> n o | mix i | fused Gemm
+
 # attention: heads are the vertices; the operands written () are caches and states, given ones fit the last line only
 com.microsoft::Attention[qkv_hidden_sizes=none]  b s i, i (3 h d), (3 h d), *m, (), b h s t, () -> b s (h d), 2 b h t d | mix i | whole d | stat s | set num_heads=h
 com.microsoft::Attention                    | refuse it reads a cache, or has heads of several sizes; save the model unoptimised

@@ -16,6 +16,7 @@ from graphsplit.verification.result import Check, Verification
 from graphsplit.verification.running import Bench, Subject, subjects
 from graphsplit.verification.runtime import runtime_of
 from graphsplit.verification.statics import coverage, narrowness, valid_parts
+from graphsplit.verification.wide import in_single_precision
 
 __all__ = ["Check", "Verification", "verify", "verify_opened"]
 
@@ -104,7 +105,8 @@ def _checks(
     report(STAGES[4], 4, total)
     yield order(bench, leaves, again())
     report(STAGES[5], 5, total)
-    yield Check("exact merge", False, unusable) if unusable else exact_merge(bench, parts)
+    exact = Check("exact merge", False, unusable) if unusable else exact_merge(bench, parts)
+    yield in_single_precision(bench, leaves, exact, exact_merge)
     if merged is not None:
         report("merged file", 6, total)
         yield from check_merged(bench, merged, leaves, trained, parts)

@@ -17,6 +17,7 @@ from graphsplit.verification.laws import compared_values, same_bits, verdict
 from graphsplit.verification.result import Check
 from graphsplit.verification.running import Bench, Subject
 from graphsplit.verification.statics import checked
+from graphsplit.verification.wide import in_single_precision
 
 __all__ = ["check_merged"]
 
@@ -44,7 +45,13 @@ def check_merged(
         _file(bench, Path(path), graph, leaves),
         _structure(wanted, others, graph),
         _tensors(wanted or others[0], graph),
-        _values(bench, Path(path), graph, wanted, parts),
+        in_single_precision(
+            bench,
+            leaves,
+            _values(bench, Path(path), graph, wanted, parts),
+            lambda wide, found: _values(wide, wide.runtime.widened(graph) or graph, graph, wanted, found),
+            rounded=True,
+        ),
     ]
 
 
@@ -144,13 +151,16 @@ def _tensors(wanted: _Wanted, graph: Graph) -> Check:
     return Check(name, bool(elements), f"{len(graph.tensors)} tensors, {elements:,} elements, bit for bit")
 
 
-def _values(bench: Bench, path: Path, graph: Graph, wanted: _Wanted | None, parts: Sequence[Subject]) -> Check:
+def _values(bench: Bench, file: Path | Graph, graph: Graph, wanted: _Wanted | None, parts: Sequence[Subject]) -> Check:
     """The file's taps are the mean of the sub-models' as they stand."""
     name = "merged values"
     names = compared_values(bench.opened)
     try:
         references = bench.references(parts, names)
-        found = bench.compared(references, bench.session(graph, names, file=path), graph)
+        if isinstance(file, Graph):
+            found = bench.compared(references, bench.session(file, names), file)
+        else:
+            found = bench.compared(references, bench.session(graph, names, file=file), graph)
     except RunError as error:
         return Check(name, False, error.message)
     if wanted is None or not wanted.given_up:

@@ -16,7 +16,7 @@ import numpy as np
 
 from graphsplit.errors import FormatError, GraphsplitError
 from graphsplit.facts import Facts
-from graphsplit.formats.onnx_sizes import BATCHES, LENGTHS, symbols
+from graphsplit.formats.onnx_sizes import BATCHES, LENGTHS, mended, symbols, unshaped
 from graphsplit.graph import Array, Graph, Value
 from graphsplit.network import Network
 from graphsplit.verification.lookups import rows_of
@@ -71,19 +71,25 @@ def _sizes(network: Network, first: dict[str, int]) -> tuple[list[tuple[dict[str
     batches, lengths = symbols(network.graph)
     if not first:
         return [({}, False)], []
-    allowed = _unknown(network.facts)
+    allowed = unshaped(network.facts)
+
+    def evaluate(sizes: Mapping[str, int]) -> Facts:
+        return network.dialect.evaluate(network.graph, sizes, network.trained)
 
     def fits(sizes: Mapping[str, int]) -> bool:
-        return _unknown(network.dialect.evaluate(network.graph, sizes, network.trained)) <= allowed
+        return unshaped(evaluate(sizes)) <= allowed
 
     batch = {name: next(b for b in (3, *BATCHES) if b != first[name]) for name in batches}
     other = _other_lengths(first, lengths, fits)
     whole = {**first, **batch, **other}
     found, remarks = [(first, False)], []
-    if len(other) < len(lengths):
-        stuck = [name for name in lengths if name not in other]
-        remarks.append(f"no second size that fits was found for {', '.join(stuck)}")
     fitting = whole != first and fits(whole)
+    if whole != first and not fitting:  # axes may hang together, such as a batch and all neighbours in it
+        whole = mended(network.graph, evaluate, whole, lambda name, size: size != first[name])
+        fitting = fits(whole)
+    stuck = [name for name in lengths if name not in other and not (fitting and whole[name] != first[name])]
+    if stuck:
+        remarks.append(f"no second size that fits was found for {', '.join(stuck)}")
     if fitting:
         found.append((whole, False))
     if not fitting or (batch and other):
@@ -115,10 +121,6 @@ def _other_lengths(
         if one is not None:
             found[name] = one
     return found
-
-
-def _unknown(facts: Facts) -> int:
-    return sum(fact.shape is None or 0 in fact.shape for fact in facts.values())
 
 
 def elsewhere(network: Network) -> list[dict[str, int]]:

@@ -16,7 +16,7 @@ from graphsplit.graph import Array, Graph, Tensor
 from graphsplit.merging import LeafModel, Opened, merged_graph
 from graphsplit.verification.compare import Comparison
 from graphsplit.verification.perturb import limits, perturbed
-from graphsplit.verification.result import Check
+from graphsplit.verification.result import NOTHING_PROVED, Check
 from graphsplit.verification.running import Bench, Subject, original
 from graphsplit.verification.runtime import runtime_of
 from graphsplit.verification.statics import DUPLICATED, OUTPUTS, OWNED, UNUSED, kinds
@@ -87,8 +87,7 @@ def verdict(name: str, bench: Bench, found: Sequence[Comparison], what: str, nam
         return Check(name, False, detail, worst.worst, worst.tolerance)
     dull = {c.name for c in averaged} - {c.name for c in averaged if c.telling}
     if bench.opened.manifest.parts > 1 and averaged and len(dull) == len({c.name for c in averaged}):
-        detail = "nothing was proved: the parts' values differ by no more than rounding could make them"
-        return Check(name, False, detail, worst.worst, worst.tolerance)
+        return Check(name, False, NOTHING_PROVED, worst.worst, worst.tolerance)
     telling = len(seen) - len(dull)
     remarks += (
         [f"{sorted(dull)[0]!r}{f' and {len(dull) - 1} more' if len(dull) > 1 else ''} told nothing"] if dull else []

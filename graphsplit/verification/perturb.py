@@ -42,6 +42,7 @@ class _Changed:
     seed: tuple[int, ...]
     strength: float
     jitter: bool = False
+    unit: float | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,6 +57,7 @@ class _Changed:
         if not _is_float(self.dtype) or not array.size:
             return array
         unit, largest = limits(self.dtype)
+        unit = self.unit or unit
         rng = np.random.default_rng(self.seed)
         old = array.astype(np.float64)
         new = old * (1 + unit * rng.choice((-1.0, 1.0), old.shape)) if self.jitter else self._moved(old, rng)
@@ -89,9 +91,17 @@ def perturbed(
     }
 
 
-def jittered(tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """The tensors with every element of those in `names` moved by about one rounding unit, up or down."""
+def jittered(
+    tensors: Mapping[str, Tensor], names: Collection[str], units: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
+    """The tensors with every element of those in `names` moved by about one rounding unit, up or down.
+
+    `units` are other units than those of the tensors' types, for some.
+    """
+    coarse = units or {}
     return {
-        name: _Changed(tensor, (7, crc32(name.encode())), 0.0, jitter=True) if name in names else tensor
+        name: _Changed(tensor, (7, crc32(name.encode())), 0.0, jitter=True, unit=coarse.get(name))
+        if name in names
+        else tensor
         for name, tensor in tensors.items()
     }

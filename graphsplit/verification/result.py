@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Check", "Verification"]
+__all__ = ["NOTHING_PROVED", "Check", "Verification"]
+
+NOTHING_PROVED = "nothing was proved: the parts' values differ by no more than rounding could make them"
 
 
 @dataclass(frozen=True, slots=True)

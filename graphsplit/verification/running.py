@@ -92,6 +92,8 @@ class Bench:
     folder: Path
     runtime: Runtime
     remarks: list[str] = field(default_factory=list)
+    units: Mapping[str, float] = field(default_factory=dict)
+    """How coarsely some tensors were rounded before, where not as their types are."""
 
     @classmethod
     def on(cls, opened: Opened, folder: Path, inputs: str | os.PathLike[str] | Mapping[str, Array] | None) -> Bench:
@@ -173,7 +175,7 @@ class Bench:
         results: Sequence[Mapping[str, object]],
     ) -> None:
         """Run a sub-model again, moved by rounding units: the part that this moves furthest says what is allowed."""
-        graph = subject.graph.replace(tensors=jittered(subject.graph.tensors, self.opened.network.trained))
+        graph = subject.graph.replace(tensors=jittered(subject.graph.tensors, self.opened.network.trained, self.units))
         session = self.session(graph, names)
         rng = np.random.default_rng(5)
         for draw, references, plain in zip(self.draws, found, results, strict=True):

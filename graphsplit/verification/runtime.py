@@ -15,6 +15,7 @@ from graphsplit.formats import onnx_runtime
 from graphsplit.formats.onnx_file import load, save
 from graphsplit.formats.onnx_runtime import Engine, check_file, engine, engine_title
 from graphsplit.formats.onnx_sizes import symbols
+from graphsplit.formats.onnx_wide import widened
 from graphsplit.formats.tensors import raw_bytes
 from graphsplit.graph import Array, Graph
 from graphsplit.merging import Layers, LeafModel, Opened, merged_graph, read_leaves
@@ -84,6 +85,10 @@ class Runtime(Protocol):
         """The graph that the merge writes into a file. Raises MergeError where it refuses to."""
         ...
 
+    def widened(self, graph: Graph) -> Graph | None:
+        """A graph of half precision in single precision; None where it holds none, or there is no such thing."""
+        ...
+
 
 def runtime_of(network: Network) -> Runtime:
     """What a network runs in, by its kind."""
@@ -130,6 +135,9 @@ class OnnxRuntime:
 
     def merged(self, opened: Opened, leaves: Sequence[LeafModel], layers: Layers) -> Graph:
         return merged_graph(opened, leaves, layers=layers)[0]
+
+    def widened(self, graph: Graph) -> Graph | None:
+        return widened(graph)
 
 
 def _file(network: Graph | Path, folder: Path) -> Path:
@@ -191,6 +199,9 @@ class TorchRuntime:
 
     def merged(self, opened: Opened, leaves: Sequence[LeafModel], layers: Layers) -> Graph:
         return _module_split(opened).merged_source(leaves, layers=layers).graph
+
+    def widened(self, graph: Graph) -> Graph | None:
+        return None
 
 
 def _module_split(opened: Opened) -> ModuleSplit:
