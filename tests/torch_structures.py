@@ -258,6 +258,44 @@ class Experts(nn.Module):
         return sum(weights[..., i : i + 1] * expert(x) for i, expert in enumerate(self.experts))  # type: ignore[return-value]
 
 
+class Summed(nn.Module):
+    """Linear attention that finds its own denominator: a column of ones beside the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, s, _ = x.shape
+        q, k, v = self.qkv(x).view(b, s, HEADS, 3 * SIZE).transpose(1, 2).chunk(3, -1)
+        y = F.relu(q) @ (F.relu(k).transpose(-1, -2) @ F.pad(v, (0, 1), value=1.0))
+        y = y[..., :-1] / (y[..., -1:] + 1e-3)
+        return self.out(y.transpose(1, 2).reshape(b, s, D))
+
+
+class Relative(nn.Module):
+    """Attention with a table of distances that all heads share, shifted into place by a pad and a reshape."""
+
+    def __init__(self, heads: int = HEADS) -> None:
+        super().__init__()
+        self.heads, self.size = heads, D // heads
+        self.q, self.kv, self.out = nn.Linear(D, D), nn.Linear(D, 2 * D), nn.Linear(D, D)
+        self.table = nn.Parameter(torch.randn(15, self.size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, s, _ = x.shape
+        q = self.q(x).view(b, s, self.heads, self.size).transpose(1, 2).flatten(0, 1)
+        k, v = (
+            F.pad(y, (0, 0, 1, 1)).view(b, s + 2, self.heads, self.size).transpose(1, 2).flatten(0, 1)
+            for y in self.kv(x).chunk(2, -1)
+        )
+        t = s + 2
+        far = F.pad(F.pad(q @ self.table.T, (0, 1)).flatten(1), (0, 2 * t - 1 - s))
+        near = far.view(-1, s + 1, 2 * t - 1)[:, :s, t - 1 :]
+        y = (q @ k.transpose(1, 2) + near).softmax(-1) @ v
+        return self.out(y.view(b, self.heads, s, self.size).transpose(1, 2).reshape(b, s, D))
+
+
 class Backbone(nn.Module):
     """Features without an output layer."""
 
@@ -320,4 +358,6 @@ CASES: dict[str, Case] = {
     "a backbone": (Backbone, (IMAGES,), 0.51),
     "experts, weighed": (lambda: Block(Experts(None)), (TOKENS,), 0.34),
     "experts, the best two": (lambda: Block(Experts(2)), (TOKENS,), 0.34),
+    "a column of ones": (lambda: Block(Summed()), (TOKENS,), 0.36),
+    "distances shifted into place": (lambda: Block(Relative()), (TOKENS,), 0.38),
 }

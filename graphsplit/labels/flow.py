@@ -25,6 +25,7 @@ from graphsplit.labels.arrays import (
     Labels,
     move_labels,
     resolve_code,
+    squeeze_constant_axes,
     uniform,
 )
 from graphsplit.labels.computing import combined, made_of_weights
@@ -310,8 +311,10 @@ class Pass:
         result: tuple[int, ...] | None,
     ) -> Labels | None:
         """What a movement op sees: a bare parameter or unlabelled data put beside labelled data takes the labels of that."""
-        if operand is None or (isinstance(operand, Labels) and operand.code in (None, UNKNOWN)):
+        if operand is None or (isinstance(operand, Labels) and operand.code == UNKNOWN):
             return operand
+        if isinstance(operand, Labels) and operand.code is None:
+            return self._settled(operand)
         shape = operand.shape or ()
         core = operand.core if isinstance(operand, Labels) else np.full((1,) * len(shape), PRIVATE, np.int64)
         for other in others:
@@ -324,6 +327,12 @@ class Pass:
             self.claim(operand, Claim(index, tuple(range(core.ndim)), core))
         self.bare[index, position] = Labels(shape, core)
         return self.bare[index, position]
+
+    def _settled(self, labels: Labels) -> Labels:
+        """Labels by their classes: what a movement op makes up goes with its row, and one atom's row is of one label."""
+        if self.classes is None:
+            return labels
+        return Labels(labels.shape, squeeze_constant_axes(resolve(labels.core, self.classes)))
 
     def _site(
         self,
