@@ -8,18 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from graphsplit.errors import FormatError, GraphsplitError, PlanError, UnsupportedError
+from graphsplit.errors import FormatError, GraphsplitError, PlanError, UnevenError, UnsupportedError
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
 from graphsplit.formats.onnx_sizes import choose_sizes
 from graphsplit.graph import Graph
-from graphsplit.labels import flow, parameters, refuse_unknown
+from graphsplit.labels import Flowed, flow, less_divided, parameters, refuse_unknown
 from graphsplit.labels.decide import Outputs
 from graphsplit.labels.quantised import refuse_quantised
 from graphsplit.labels.trainable import Lookup
 from graphsplit.narrow import NarrowDialect
-from graphsplit.partition import partition
+from graphsplit.partition import Partition, partition
 from graphsplit.planning import Plan, make_plan
 from graphsplit.rules import registry
 
@@ -148,10 +148,23 @@ def make(
         flowed = flow(
             network.graph, network.dialect, facts, network.trained, k, keep=keep, outputs=outputs, others=network.others
         )
-        divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
-        return make_plan(flowed, divided, output_scale=output_scale)
+        return make_plan(*_divided(flowed, strategy, seed, shares), output_scale=output_scale)
     except (UnsupportedError, PlanError) as error:
         located = network.located(error)
         if located is error:
             raise
         raise located from error
+
+
+def _divided(flowed: Flowed, strategy: str, seed: int, shares: Sequence[float] | None) -> tuple[Flowed, Partition]:
+    """A partition; layers of which no part can have its share, for the sake of equal counts, are whole in every part."""
+    refused: PlanError | None = None
+    while True:
+        try:
+            return flowed, partition(flowed, strategy=strategy, seed=seed, shares=shares)
+        except PlanError as error:
+            refused = refused or error
+            fewer = less_divided(flowed, error.uneven) if isinstance(error, UnevenError) else None
+            if fewer is None:
+                raise refused from None
+            flowed = fewer

@@ -308,6 +308,18 @@ class Backbone(nn.Module):
         return [one, F.relu(self.second(one))]
 
 
+class Described(nn.Module):
+    """Features that are an output together with their mean, and that a hidden layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 24, 3), nn.Conv2d(24, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.first(x))
+        return torch.cat([x, x.mean(1, keepdim=True)], 1), self.last(F.relu(self.second(x)))
+
+
 def shuffled(groups: int) -> Callable[[Tensor], Tensor]:
     return lambda x: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
@@ -360,4 +372,6 @@ CASES: dict[str, Case] = {
     "experts, the best two": (lambda: Block(Experts(2)), (TOKENS,), 0.34),
     "a column of ones": (lambda: Block(Summed()), (TOKENS,), 0.36),
     "distances shifted into place": (lambda: Block(Relative()), (TOKENS,), 0.38),
+    "features beside their mean": (Described, (IMAGES,), 0.56),
+    "distances of one head": (lambda: Block(Relative(1)), (TOKENS,), 0.8),
 }

@@ -1,7 +1,7 @@
 """The label flow: which neuron computed each element, and which neurons must stay together."""
 
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, Labels
-from graphsplit.labels.decide import Flowed, flow, stored
+from graphsplit.labels.decide import Flowed, flow, less_divided, stored
 from graphsplit.labels.flow import Block, Dialect
 from graphsplit.labels.operands import refuse_unknown
 from graphsplit.labels.parameters import UNUSED, Claim
@@ -18,6 +18,7 @@ __all__ = [
     "Flowed",
     "Labels",
     "flow",
+    "less_divided",
     "parameters",
     "refuse_unknown",
     "stored",

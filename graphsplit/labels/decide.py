@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,8 +18,9 @@ from graphsplit.facts import Facts, same_numbers
 from graphsplit.graph import Graph
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, squeeze_constant_axes
 from graphsplit.labels.couplings import resolve
-from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass, settle
+from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass
 from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie
+from graphsplit.labels.settle import settle
 from graphsplit.labels.trainable import structure
 
 MAX_ROUNDS = 200
@@ -84,7 +86,8 @@ def flow(
     kept = _kept(graph, keep)
 
     def run(concatenate: bool, undivided: frozenset[int] = frozenset()) -> Flowed:
-        return _decided(graph, dialect, (facts, others or facts), trained, parts, kept, concatenate, undivided)
+        decisions = Decisions(concatenate=concatenate, undivided=undivided)
+        return _decided(graph, dialect, (facts, others or facts), trained, parts, kept, decisions)
 
     best = run(outputs == "concat")
     contested = any("output" in reason for reason in best.private.values())
@@ -99,6 +102,26 @@ def flow(
         whole = run(best.concatenated, frozenset(node for node, _ in best.last.sharing))
         best = whole if stored(whole)[1] < share else best
     return best
+
+
+def less_divided(flowed: Flowed, uneven: Iterable[tuple[int, Ids]]) -> Flowed | None:
+    """The flow again, with vertices in every part that no part can take equally many of; None where that changes nothing.
+
+    `uneven` holds the nodes that ask for equal counts, each with the classes of its vertices. Linear in the graph for each round.
+    """
+    current, classes = flowed.last, flowed.classes
+    decisions = deepcopy(current.decisions)
+    changed = False
+    for node, atoms in uneven:
+        reason = f"{current.graph.nodes[node].title} needs equally many vertices out of each row, which no whole numbers give"
+        nearest = _nearest(current, node)
+        changed |= _make_private(
+            nearest[np.isin(classes[nearest], atoms)], classes, decisions, reason, alone=True
+        ) or _make_private(atoms, classes, decisions, reason)
+    if not changed:
+        return None
+    facts = flowed.facts, flowed.others
+    return _decided(current.graph, current.dialect, facts, current.trained, current.parts, current.keep, decisions)
 
 
 def _kept(graph: Graph, names: Iterable[str]) -> frozenset[int]:
@@ -137,10 +160,8 @@ def _decided(
     trained: frozenset[str],
     parts: int,
     keep: frozenset[int],
-    concatenate: bool,
-    undivided: frozenset[int],
+    decisions: Decisions,
 ) -> Flowed:
-    decisions = Decisions(concatenate=concatenate)
     for _ in range(MAX_ROUNDS):
         layout = structure(graph, dialect.lookup, trained, frozenset(decisions.hidden))
         current, classes = settle(
@@ -150,7 +171,7 @@ def _decided(
             decisions,
         )
         if not (
-            _needed_whole(current, classes, decisions, undivided)
+            _needed_whole(current, classes, decisions)
             or _conflicting_ties(current, classes, decisions)
             or _contested_outputs(current, classes, decisions)
             or _too_narrow(current, classes, decisions)
@@ -198,13 +219,13 @@ def _make_private(ids: Ids, classes: Ids, decisions: Decisions, reason: str, *, 
     return bool(news)
 
 
-def _needed_whole(current: Pass, classes: Ids, decisions: Decisions, undivided: frozenset[int]) -> bool:
+def _needed_whole(current: Pass, classes: Ids, decisions: Decisions) -> bool:
     """Vertices that a node needs all of in each part, and those that share a weight which isn't to be copied for them.
 
     Where it can be, only the layers right in front of the node: what is coupled with them behind it stays divided.
     """
     changed = False
-    for node, ids in current.needed + [item for item in current.sharing if item[0] in undivided]:
+    for node, ids in current.needed + [item for item in current.sharing if item[0] in decisions.undivided]:
         reason = f"{current.graph.nodes[node].title} needs all of its vertices in each part"
         nearest = _nearest(current, node)
         changed |= _make_private(nearest, classes, decisions, reason, alone=True) or _make_private(

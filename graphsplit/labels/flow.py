@@ -7,7 +7,7 @@ between the passes (`decide`), and the flow starts again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +31,7 @@ from graphsplit.labels.arrays import (
 from graphsplit.labels.computing import combined, made_of_weights
 from graphsplit.labels.couplings import Couplings, resolve
 from graphsplit.labels.operands import argument_value, beside, refuse_unknown, refuse_unrelated, stays, unplaced
-from graphsplit.labels.parameters import Claim, Derived, axes_to_tie, claim, moved, parameter, whole_use
+from graphsplit.labels.parameters import Claim, Derived, claim, moved, parameter, whole_use
 from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
 from graphsplit.labels.transfer import Site, Transfer
 from graphsplit.notation import Bound, Rule, bind
@@ -69,12 +69,16 @@ class Block:
 
 @dataclass
 class Decisions:
-    """What was settled between passes. `private` holds ids and the reason; it only grows."""
+    """What was settled between passes. `private` holds ids and the reason; it only grows.
+
+    `undivided` are nodes whose weight is applied to several vertices and isn't to be copied for them.
+    """
 
     private: dict[int, str] = field(default_factory=dict)
     modes: dict[tuple[int, str], int] = field(default_factory=dict)
     hidden: set[int] = field(default_factory=set)
     concatenate: bool = False
+    undivided: frozenset[int] = frozenset()
     blocks: dict[tuple[int, tuple[int, ...]], Block] = field(default_factory=dict)
     next_id: int = 1
 
@@ -136,7 +140,10 @@ class Pass:
                 elif name and isinstance(found, Labels):
                     self.labels[name] = found
         for value in self.graph.outputs:  # one that stays divided is put together along one axis
-            self.couplings.align(self._behind_outputs(value.name).core, self.graph.producers.get(value.name, -1))
+            core, maker = self._behind_outputs(value.name).core, self.graph.producers.get(value.name, -1)
+            self.couplings.align(core, maker)
+            if self.classes is not None and (core > 0).any() and (core == PRIVATE).any():
+                self.undivided(maker, core)  # a mean has no place beside slices
         return self
 
     # -- what a transfer asks for (labels.transfer.Flow) ---------------------------------------------------------
@@ -368,28 +375,3 @@ class Pass:
             f"{node.title}: operands of shapes {inputs} fit none of its rules ({reasons[-1]})",
             hint="add a rule line for it with --rules FILE",
         )
-
-
-def settle(make: Callable[[Couplings, Ids | None], Pass], decisions: Decisions) -> tuple[Pass, Ids]:
-    """Passes over one set of decisions until the classes stay as they are."""
-    couplings = Couplings()
-    current = make(couplings, None).run()
-    tie(current)
-    classes = couplings.classes(decisions.next_id)
-    while True:
-        current = make(couplings, classes).run()
-        tie(current)
-        after = couplings.classes(decisions.next_id)
-        if len(after) == len(classes) and bool((after == classes).all()):
-            return current, classes
-        classes = after
-
-
-def tie(current: Pass) -> None:
-    """Couple several uses of one parameter index by index."""
-    for claims in current.claims.values():
-        first: dict[tuple[int, ...], Claim] = {}
-        for found in claims:
-            for axes in axes_to_tie(found) if (found.core > 0).any() and not found.weak else ():
-                other = first.setdefault(axes, found)
-                current.couplings.add(other.core, found.core, found.node)
