@@ -296,6 +296,54 @@ class Relative(nn.Module):
         return self.out(y.view(b, self.heads, s, self.size).transpose(1, 2).reshape(b, s, D))
 
 
+class Picked(nn.Module):
+    """A mixture of experts, of which each token's best two are picked out of one tensor while it runs."""
+
+    def __init__(self, *, again: bool = False) -> None:
+        super().__init__()
+        self.again, self.router = again, nn.Linear(D, 6)
+        self.up, self.shift = nn.Parameter(torch.randn(6, 24, D)), nn.Parameter(torch.randn(6, 24))
+        self.down = nn.Parameter(torch.randn(6, D, 24))
+
+    def forward(self, x: Tensor, words: Tensor | None = None) -> Tensor:
+        tokens = x.flatten(0, -2)
+        if words is None:
+            weights, chosen = self.router(tokens).softmax(-1).topk(2, -1)
+        else:
+            chosen = torch.stack([words % 6, words % 5], -1).flatten(0, 1)
+            weights = torch.ones_like(chosen, dtype=x.dtype)
+        y = tokens.repeat_interleave(2, 0)[..., None]
+        y = F.relu(self.up[chosen.flatten()] @ y + self.shift[chosen.flatten()][..., None])
+        y = (self.down[chosen.flatten()] @ y).squeeze(-1) * weights.flatten()[:, None]
+        y = y.unflatten(0, (-1, 2)).sum(1).view(x.shape)
+        if self.again:
+            y = y + torch.einsum("bsei,edi->bsd", F.relu(torch.einsum("bsd,eid->bsei", x, self.up)), self.down)
+        return y
+
+
+class Routed(nn.Module):
+    """Experts that are picked by the words, not by what a part makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.experts, self.last = nn.Embedding(11, D), Picked(), nn.Linear(D, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.words(words)
+        return self.last(x + self.experts(x, words))
+
+
+class TableTwice(nn.Module):
+    """A table that is looked up, and a hidden layer as well: its rows are vertices there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.last = nn.Embedding(11, D), nn.Linear(11, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.last(F.relu(self.words(words) @ self.words.weight.T))
+
+
 class Backbone(nn.Module):
     """Features without an output layer."""
 
@@ -373,5 +421,9 @@ CASES: dict[str, Case] = {
     "a column of ones": (lambda: Block(Summed()), (TOKENS,), 0.36),
     "distances shifted into place": (lambda: Block(Relative()), (TOKENS,), 0.38),
     "features beside their mean": (Described, (IMAGES,), 0.56),
+    "experts, picked": (lambda: Block(Picked()), (TOKENS,), 0.34),
+    "experts, picked by words": (Routed, (WORDS,), 0.34),
+    "experts, picked and all of them": (lambda: Block(Picked(again=True)), (TOKENS,), 0.34),
+    "a table and a layer": (TableTwice, (WORDS,), 0.6),
     "distances of one head": (lambda: Block(Relative(1)), (TOKENS,), 0.8),
 }

@@ -28,15 +28,16 @@ from graphsplit.labels.arrays import (
     squeeze_constant_axes,
     uniform,
 )
-from graphsplit.labels.computing import combined, made_of_weights
+from graphsplit.labels.computing import combined, made_of_weights, picks_matrices
 from graphsplit.labels.couplings import Couplings, resolve
 from graphsplit.labels.operands import argument_value, beside, refuse_unknown, refuse_unrelated, stays, unplaced
 from graphsplit.labels.parameters import Claim, Derived, claim, moved, parameter, whole_use
+from graphsplit.labels.site import Site
 from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
-from graphsplit.labels.transfer import Site, Transfer
+from graphsplit.labels.transfer import Transfer
 from graphsplit.notation import Bound, Rule, bind
 
-MODES = {"group": ("atomic", "keep"), "columns": ("columns", "rows")}
+MODES = {"group": ("atomic", "keep"), "columns": ("columns", "rows"), "lookup": ("vertices", "weights")}
 """Ambiguous places, and their readings in the order in which they are tried."""
 
 
@@ -150,7 +151,8 @@ class Pass:
 
     def mode(self, node: int, kind: str, vertices: Ids) -> str:
         ids = np.unique(vertices[vertices > 0])
-        self.sites.setdefault((node, kind), ids)
+        if len(ids):
+            self.sites.setdefault((node, kind), ids)
         return MODES[kind][self.decisions.modes.get((node, kind), 0)]
 
     def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
@@ -219,7 +221,10 @@ class Pass:
             found = combined(self, site)
             if found is not None:
                 return found
-        return list(Transfer(self, site).run())
+        made = Transfer(self, site).run()
+        if picks_matrices(site):
+            self.mode(index, "lookup", made[0].core)
+        return list(made)
 
     def _operand(self, index: int, node: Node, rule: Rule, position: int, name: str) -> Labels | Derived | None:
         if not name or operand_tag(rule, position) is not None:

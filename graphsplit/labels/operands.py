@@ -10,7 +10,7 @@ from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact
 from graphsplit.graph import Array, Node
 from graphsplit.labels.arrays import Labels
-from graphsplit.labels.transfer import Site
+from graphsplit.labels.site import Site
 from graphsplit.notation import Rule
 
 

@@ -6,12 +6,9 @@ No function here knows the name of an op. Arrays are in *factor space*: one axis
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from graphsplit.graph import Node
 from graphsplit.labels.arrays import (
     COMMON,
     OUTPUT,
@@ -28,54 +25,9 @@ from graphsplit.labels.arrays import (
     to_factors,
     uniform,
 )
-from graphsplit.labels.couplings import Couplings, resolve
+from graphsplit.labels.couplings import resolve
 from graphsplit.labels.parameters import Claim, Derived
-from graphsplit.notation import Bound
-
-
-class Flow(Protocol):
-    """What a transfer needs of the flow that runs it."""
-
-    couplings: Couplings
-    classes: Ids | None
-    parts: int
-
-    def mode(self, node: int, kind: str, vertices: Ids) -> str:
-        """How an ambiguous place is to be read: the kind's first choice, until that left a layer too narrow."""
-
-    def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
-        """New vertices for a layer: ids, or the code of a layer that isn't divided."""
-
-    def grouping(self, node: int, factors: set[str]) -> set[str]:
-        """Factors along which the layer's inputs are different vertices, also where they have been coupled since."""
-
-    def claim(self, derived: Derived, claimed: Claim) -> None:
-        """Say what labels a use gives to the elements of a parameter, or of a tensor made of parameters."""
-
-    def statistic(self, node: int) -> None:
-        """Mark a node that takes statistics over labelled axes: the merged network repeats it."""
-
-    def undivided(self, node: int, vertices: Ids) -> None:
-        """Ask that these vertices aren't divided: this node needs all of them in each part."""
-
-    def shared(self, node: int, vertices: Ids) -> None:
-        """Note that these vertices share a weight of this node, which each part then has whole."""
-
-    def equal_counts(self, node: int, rows: Ids) -> None:
-        """Ask that each part takes as many vertices out of each row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One node as the transfer sees it. `tail`: behind the output layers; `frontier`: its results are read there only."""
-
-    index: int
-    node: Node
-    bound: Bound
-    operands: tuple[Labels | Derived | None, ...]
-    shapes: tuple[tuple[int, ...] | None, ...]
-    tail: bool
-    frontier: bool
+from graphsplit.labels.site import Flow, Site
 
 
 class Transfer:
@@ -104,6 +56,9 @@ class Transfer:
         for j in self.parameters:
             if j not in weights:
                 self._claim(j, self.factors(j) - {letter for letter, _ in self.site.bound.rule.back}, out)
+                taken = (self.factors(j) & self.site.bound.stat) - self.result
+                if taken:  # an axis that is looked up has no part of its own, wherever else it is used
+                    self._claim(j, taken, np.full((1,) * len(self.order), COMMON, np.int64))
             self._claim_fed_back(j, out)
         return [
             self._result(axes, shape, out)
@@ -252,7 +207,7 @@ class Transfer:
     def _resized(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         """Vertices along a spatial axis that changes its size: no part can have a slice of it, so each must have all."""
         self.flow.undivided(self.site.index, array)
-        return lowest(array, axes)
+        return lowest(np.where(array > 0, PRIVATE, array), axes)
 
     def _collapsed(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         if not axes:
