@@ -333,6 +333,27 @@ class Routed(nn.Module):
         return self.last(x + self.experts(x, words))
 
 
+class Sorted(nn.Module):
+    """Tokens in the order of a score, an attention among neighbours, and back to their places in one of several ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.score, self.mix = how, nn.Linear(D, 1), Gated("chunk")
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = self.score(x).squeeze(-1).argsort(1)
+        places = order[..., None].expand(x.shape)
+        y = torch.gather(x, 1, places)
+        y = self.mix(y + y.roll(1, 1))
+        if self.how == "scatter":
+            return torch.zeros_like(x).scatter(1, places, y)
+        if self.how == "reduce":
+            return torch.zeros_like(x).scatter_reduce(1, places, y, "amax", include_self=True)
+        if self.how == "index":
+            return x.flatten(0, 1).index_add(0, order.flatten(), y.flatten(0, 1)).view(x.shape)
+        return x.scatter_add(1, places, y)
+
+
 class TableTwice(nn.Module):
     """A table that is looked up, and a hidden layer as well: its rows are vertices there."""
 
@@ -424,6 +445,10 @@ CASES: dict[str, Case] = {
     "experts, picked": (lambda: Block(Picked()), (TOKENS,), 0.34),
     "experts, picked by words": (Routed, (WORDS,), 0.34),
     "experts, picked and all of them": (lambda: Block(Picked(again=True)), (TOKENS,), 0.34),
+    "tokens sorted and scattered": (lambda: Block(Sorted("scatter")), (TOKENS,), 0.34),
+    "tokens sorted and reduced": (lambda: Block(Sorted("reduce")), (TOKENS,), 0.34),
+    "tokens sorted and added": (lambda: Block(Sorted("add")), (TOKENS,), 0.34),
+    "tokens sorted and added to rows": (lambda: Block(Sorted("index")), (TOKENS,), 0.34),
     "a table and a layer": (TableTwice, (WORDS,), 0.6),
     "distances of one head": (lambda: Block(Relative(1)), (TOKENS,), 0.8),
 }

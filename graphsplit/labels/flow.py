@@ -192,7 +192,7 @@ class Pass:
     # -- one node ------------------------------------------------------------------------------------------------
 
     def _visit(self, index: int, node: Node) -> list[Labels | Derived | None]:
-        rules = self.dialect.lookup(node)
+        rules = self._lines(node)
         refuse_unknown(node, rules)
         shapes = [self.facts[name].shape if name else None for name in node.outputs]
         if gives_sizes(rules):
@@ -225,6 +225,12 @@ class Pass:
         if picks_matrices(site):
             self.mode(index, "lookup", made[0].core)
         return list(made)
+
+    def _lines(self, node: Node) -> tuple[Rule, ...]:
+        """The rule lines of a node; those that follow one which only moves, where only running tells where it moves what."""
+        rules = self.dialect.lookup(node)
+        blind = len(rules) > 1 and rules[0].move and rules[0].operands[0].axes is None
+        return rules[1:] if blind and not self._arguments_known(node, rules[0]) else rules
 
     def _operand(self, index: int, node: Node, rule: Rule, position: int, name: str) -> Labels | Derived | None:
         if not name or operand_tag(rule, position) is not None:

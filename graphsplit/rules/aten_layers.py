@@ -206,7 +206,6 @@ aten::fft_irfftn           _ -> _ | opaque
 aten::fft_rfft2            _ -> _ | opaque
 aten::fft_rfftn            _ -> _ | opaque
 aten::histc                _ -> _ | opaque
-aten::index_add            _, #, _ -> _ | opaque
 aten::index_put            _+ -> _ | opaque
 aten::linalg_inv           _ -> _ | opaque
 aten::mse_loss             _, _ -> _ | opaque
@@ -214,8 +213,6 @@ aten::multinomial          _ -> _ | opaque
 aten::nll_loss             _, _, _ -> _ | opaque
 aten::nonzero              _ -> _ | opaque
 aten::one_hot              _ -> _ | opaque
-aten::scatter_add          _, #, _ -> _ | opaque
-aten::scatter_reduce       _, #, _ -> _ | opaque
 aten::searchsorted         _, _ -> _ | opaque
 aten::stft                 _, _ -> _ | opaque
 aten::unique_consecutive   _ -> _, _, _ | opaque
