@@ -60,7 +60,8 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `back j=h` | the result's `h` is fed back along the operand's `j`: a recurrent layer |
 | `refuse why` | refused, with this reason |
 
-Several lines for an op are tried in order, and the first that fits the node's shapes is taken.
+Several lines for an op are tried in order, and the first that fits the node's shapes is taken. One that names no axes
+and only moves counts where its arguments are known before the network runs.
 """
 SPECIFICATIONS = {
     "": "Specifications: <https://onnx.ai/onnx/operators/>.",
