@@ -354,6 +354,18 @@ class Sorted(nn.Module):
         return x.scatter_add(1, places, y)
 
 
+class Pooled(nn.Module):
+    """Neighbouring tokens averaged by a pool over planes: its windows are one neuron wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.avg_pool2d(self.up(x)[:, None], (2, 1), stride=(2, 1), ceil_mode=True)
+        return F.max_pool2d(y, (1, 1)).squeeze(1).repeat_interleave(2, 1)
+
+
 class TableTwice(nn.Module):
     """A table that is looked up, and a hidden layer as well: its rows are vertices there."""
 
@@ -449,6 +461,7 @@ CASES: dict[str, Case] = {
     "tokens sorted and reduced": (lambda: Block(Sorted("reduce")), (TOKENS,), 0.34),
     "tokens sorted and added": (lambda: Block(Sorted("add")), (TOKENS,), 0.34),
     "tokens sorted and added to rows": (lambda: Block(Sorted("index")), (TOKENS,), 0.34),
+    "tokens pooled": (lambda: Block(Pooled()), (TOKENS,), 0.36),
     "a table and a layer": (TableTwice, (WORDS,), 0.6),
     "distances of one head": (lambda: Block(Relative(1)), (TOKENS,), 0.8),
 }

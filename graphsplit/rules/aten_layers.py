@@ -110,10 +110,14 @@ aten::_adaptive_avg_pool2d n c y x -> n c v u
 aten::_adaptive_avg_pool2d c y x -> c v u
 aten::adaptive_max_pool2d  n c y x -> n c v u, n c v u
 aten::adaptive_max_pool2d  c y x -> c v u, c v u
+aten::avg_pool2d[still=1]  n c y x -> n c v x
+aten::avg_pool2d[still=1]  c y x -> c v x
 aten::avg_pool2d[every=1]  n c y x -> n c v u | window
 aten::avg_pool2d           n c y x -> n c v u
 aten::avg_pool2d[every=1]  c y x -> c v u | window
 aten::avg_pool2d           c y x -> c v u
+aten::max_pool2d[still=1]  n c y x -> n c v x
+aten::max_pool2d[still=1]  c y x -> c v x
 aten::max_pool2d[every=1]  n c y x -> n c v u | window
 aten::max_pool2d           n c y x -> n c v u
 aten::max_pool2d[every=1]  c y x -> c v u | window
