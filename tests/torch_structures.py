@@ -366,6 +366,21 @@ class Pooled(nn.Module):
         return F.max_pool2d(y, (1, 1)).squeeze(1).repeat_interleave(2, 1)
 
 
+class Latents(nn.Module):
+    """Learnt latents that ask the tokens: their queries are projected from parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents, self.last = nn.Parameter(torch.randn(7, D)), nn.Linear(D, 3)
+        self.first, self.norm, self.attention = nn.Linear(5, D), nn.LayerNorm(D), Attention(how="decomposed")
+
+    def forward(self, x: Tensor) -> Tensor:
+        asked = self.latents.expand(len(x), -1, -1)
+        q, k, v = self.attention.projected(self.norm(asked), self.first(x))
+        y = (q @ k.transpose(-1, -2) / math.sqrt(SIZE)).softmax(-1) @ v
+        return self.last(asked + self.attention.out(y.transpose(1, 2).flatten(2)))
+
+
 class TableTwice(nn.Module):
     """A table that is looked up, and a hidden layer as well: its rows are vertices there."""
 
@@ -462,6 +477,7 @@ CASES: dict[str, Case] = {
     "tokens sorted and added": (lambda: Block(Sorted("add")), (TOKENS,), 0.34),
     "tokens sorted and added to rows": (lambda: Block(Sorted("index")), (TOKENS,), 0.34),
     "tokens pooled": (lambda: Block(Pooled()), (TOKENS,), 0.36),
+    "latents that ask": (Latents, (TOKENS,), 0.4),
     "a table and a layer": (TableTwice, (WORDS,), 0.6),
     "distances of one head": (lambda: Block(Relative(1)), (TOKENS,), 0.8),
 }

@@ -8,7 +8,7 @@ between the passes (`decide`), and the flow starts again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -174,6 +174,8 @@ class Pass:
 
     def claim(self, derived: Derived, claimed: Claim) -> None:
         several = UNKNOWN if self.classes is None else PRIVATE
+        if self.classes is not None:  # one atom's vertices are one label, also where the parameter lacks their axis
+            claimed = replace(claimed, core=resolve(claimed.core, self.classes))
         for name, found in claim(derived, self.shapes, claimed, several):
             self.claims.setdefault(name, []).append(found)
 

@@ -55,8 +55,8 @@ class Transfer:
         out = self._mixed(weights) if weights else self._passed()
         for j in self.parameters:
             if j not in weights:
-                self._claim(j, self.factors(j) - {letter for letter, _ in self.site.bound.rule.back}, out)
                 taken = (self.factors(j) & self.site.bound.stat) - self.result
+                self._claim(j, self.factors(j) - taken - {letter for letter, _ in self.site.bound.rule.back}, out)
                 if taken:  # an axis that is looked up has no part of its own, wherever else it is used
                     self._claim(j, taken, np.full((1,) * len(self.order), COMMON, np.int64))
             self._claim_fed_back(j, out)
