@@ -6,6 +6,8 @@ next.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class GraphsplitError(ValueError):
     """A request that graphsplit refuses, with the reason and what to do next.
@@ -36,6 +38,17 @@ class RuleError(GraphsplitError):
 
 class PlanError(GraphsplitError):
     """A partition that cannot be made: bad K or shares, nothing to divide, or infeasible balances."""
+
+
+class UnevenError(PlanError):
+    """Equal counts that no whole numbers satisfy.
+
+    `uneven` holds the nodes that ask for them, each with the classes of its vertices.
+    """
+
+    def __init__(self, message: str, uneven: tuple[tuple[int, Any], ...], *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.uneven = uneven
 
 
 class ManifestError(GraphsplitError):

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict, TypeVar, Unpack
 
-from graphsplit.errors import FormatError, GraphsplitError, PlanError, UnsupportedError
+from graphsplit.errors import FormatError, GraphsplitError, PlanError, UnevenError, UnsupportedError
 from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
 from graphsplit.formats.onnx_sizes import choose_sizes, mended, unshaped
 from graphsplit.graph import Graph
-from graphsplit.labels import flow, parameters, refuse_unknown
+from graphsplit.labels import Flowed, flow, less_divided, parameters, refuse_unknown
 from graphsplit.labels.decide import Outputs
 from graphsplit.labels.quantised import refuse_quantised
 from graphsplit.labels.trainable import Lookup
 from graphsplit.narrow import NarrowDialect, NarrowError, SubModel, narrow
-from graphsplit.partition import UnequalError, partition
+from graphsplit.partition import Partition, partition
 from graphsplit.planning import Plan, make_plan
 from graphsplit.rules import registry
 
 Refusal = TypeVar("Refusal", bound=GraphsplitError)
 MAX_PARTS = 4096
-MOST_TRIED = 12
-"""How many nodes that ask for equal counts are tried with whole operands."""
 TRAINABLE_KEY = "graphsplit.trainable"
 CONSTANT_KEY = "graphsplit.constant"
 """Metadata of a sub-model: tensors that train, or don't, in the source, and that one couldn't tell by their slices."""
@@ -179,8 +176,7 @@ def make(
             others=network.others,
             whole=whole,
         )
-        divided = partition(flowed, strategy=strategy, seed=seed, shares=shares)
-        return make_plan(flowed, divided, output_scale=output_scale)
+        return make_plan(*_divided(flowed, strategy, seed, shares), output_scale=output_scale)
     except (UnsupportedError, PlanError) as error:
         located = network.located(error)
         if located is error:
@@ -193,14 +189,14 @@ def narrowed(
 ) -> tuple[Plan, tuple[SubModel, ...]]:
     """The plan of a split, and its sub-models. `report` hears which part is being narrowed.
 
-    Where a node can't be narrowed as the labels say, or asks for equal counts that there aren't, it is planned again with all
-    of the node's operands whole in each part. Raises what `make` raises, and the first refusal where that doesn't help.
+    Where a node can't be narrowed as the labels say, it is planned again with all of the node's operands whole in each part.
+    Raises what `make` raises, and the first refusal where that doesn't help.
     """
     whole: frozenset[int] = frozenset()
     first: GraphsplitError | None = None
     while True:
         try:
-            plan, whole = _planned(network, k, whole, choices)
+            plan = make(network, k, **choices, whole=whole)
             found = []
             for part in range(k):
                 report(part)
@@ -215,12 +211,15 @@ def narrowed(
             raise (first or error) from None
 
 
-def _planned(network: Network, k: int, whole: frozenset[int], choices: PlanChoices) -> tuple[Plan, frozenset[int]]:
-    """A plan, and the nodes whose operands are whole in it: of those that ask for equal counts the first that helps."""
-    try:
-        return make(network, k, **choices, whole=whole), whole
-    except UnequalError as error:
-        for node in sorted({*error.nodes} - whole)[:MOST_TRIED]:
-            with suppress(UnsupportedError, PlanError):
-                return make(network, k, **choices, whole=whole | {node}), whole | {node}
-        raise
+def _divided(flowed: Flowed, strategy: str, seed: int, shares: Sequence[float] | None) -> tuple[Flowed, Partition]:
+    """A partition; layers of which no part can have its share, for the sake of equal counts, are whole in every part."""
+    refused: PlanError | None = None
+    while True:
+        try:
+            return flowed, partition(flowed, strategy=strategy, seed=seed, shares=shares)
+        except PlanError as error:
+            refused = refused or error
+            fewer = less_divided(flowed, error.uneven) if isinstance(error, UnevenError) else None
+            if fewer is None:
+                raise refused from None
+            flowed = fewer

@@ -89,7 +89,9 @@ def may_be_refused(case: Case) -> bool:
 
 
 def fit(rules: tuple[Rule, ...], case: Case) -> Bound:
-    """The first alternative that fits. Raises the last one's RuleError."""
+    """The first alternative that fits, as where no index is known before it runs. Raises the last one's RuleError."""
+    if len(rules) > 1 and rules[0].move and rules[0].operands[0].axes is None:
+        rules = rules[1:]
     shapes = (
         [None if a is None else a.shape for a in case.inputs],
         [None if a is None else a.shape for a in case.outputs],
@@ -142,6 +144,14 @@ OWN: list[Example] = [
     ("Sum", 13, {}, [(2, 4), (4,), (2, 1)], 1),
     ("Cast", 13, {"to": 11}, [(2, 4)], 1),
     ("Gather", 13, {"axis": 1}, [(2, 4, 6), [2, 0]], 1),
+    ("GatherElements", 13, {"axis": 1}, [(2, 4, 6), np.arange(24).reshape(2, 2, 6) % 4], 1),
+    ("ScatterElements", 13, {"axis": 1}, [(2, 4, 6), np.arange(24).reshape(2, 2, 6) % 4, (2, 2, 6)], 1),
+    (
+        "ScatterElements", 18, {"axis": 1, "reduction": "max"},
+        [(2, 4, 6), np.arange(36).reshape(2, 3, 6) % 4, (2, 3, 6)], 1,
+    ),
+    ("TopK", 1, {"axis": 1, "k": 2}, [(2, 4, 6)], 2),
+    ("TopK", 11, {"axis": 1}, [(2, 4, 6), [2]], 2),
     ("ReduceSum", 13, {"keepdims": 0}, [(2, 4, 6), [-1]], 1),
     ("ReduceMax", 11, {"axes": [1]}, [(2, 4, 6)], 1),
     ("Attention", 23, {}, [(2, 4, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6), (3, 5)], 1),

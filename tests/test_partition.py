@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphsplit import api
-from graphsplit.errors import PlanError
-from graphsplit.partition import STRATEGIES
+from graphsplit.errors import PlanError, UnevenError
+from graphsplit.partition import STRATEGIES, Family, Layer, Structure
+from graphsplit.partition.balance import counts
 from graphsplit.planning import Plan
 from tests.laws.check import write
 from tests.networks import NETWORKS
+from tests.networks.generate import random_network
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.sampled_from(sorted(STRATEGIES)))
@@ -79,6 +81,30 @@ def test_parts_that_make_no_sense(tmp_path: Path, k: int) -> None:
 def test_infeasible_counts_name_their_nodes(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"equal counts of Conv '/stage3/0/conv3/conv/Conv'"):
         owners("shufflenet_v1_g4", 2, tmp_path)
+
+
+def test_a_layer_of_which_no_part_can_have_its_share_is_whole(tmp_path: Path) -> None:
+    plan = api.plan(write(random_network(7), tmp_path), 4)
+    reasons = [reason for reason in plan.flowed.private.values() if "no whole numbers" in reason]
+    assert reasons
+    assert "/Reshape" in reasons[0]
+    assert all((np.asarray(numbers) > 0).all() for numbers in plan.partition.counts)
+
+
+def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+    """Two rows of three atoms each for two parts; another constraint that is no trouble isn't named."""
+    atoms = [np.array([1, 2, 3]), np.array([4, 5, 6]), np.array([7, 8])]
+    structure = Structure(
+        layers=(Layer(0, np.arange(1, 9)),),
+        families=tuple(Family(a) for a in atoms),
+        usage=np.array([[0, 0, 1], [1, 0, 1], [2, 0, 1]]),
+        rows=np.array([[0, 0, 0, 1], [1, 0, 1, 1], [2, 1, 0, 1], [2, 1, 1, 1]]),
+        offsets=np.array([[0, 0, 0], [0, 1, 1], [1, 0, 0], [1, 1, 0]]),
+        constraint_nodes=(10, 11),
+    )
+    with pytest.raises(UnevenError) as caught:
+        counts(structure, np.array([0.5, 0.5]), ["a", "b"])
+    assert [(node, list(found)) for node, found in caught.value.uneven] == [(10, [1, 2, 3, 4, 5, 6])]
 
 
 def test_a_group_of_a_kept_convolution_gives_each_part_as_many(tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ CASES: list[tuple[Any, ...]] = [
     ("index.Tensor", TOKENS, [None, torch.randint(0, 5, (3, 2))]),
     ("gather", TOKENS, 1, torch.randint(0, 5, (2, 3, 8))),
     ("index_select", TOKENS, 1, torch.randint(0, 5, (4,))),
+    ("avg_pool2d", IMAGE, [2, 1]),
+    ("max_pool2d", IMAGE, [3, 1], [2, 1], [1, 0]),
+    ("index_add", TOKENS, 1, torch.randint(0, 5, (3,)), R(2, 3, 8)),
+    ("scatter_add", TOKENS, 1, torch.randint(0, 5, (2, 3, 8)), R(2, 3, 8)),
+    ("scatter_reduce.two", TOKENS, 1, torch.randint(0, 5, (2, 3, 8)), R(2, 3, 8), "amax"),
     *[(op, TOKENS) for op in ("relu", "gelu", "silu_", "sigmoid", "hardswish", "exp", "erf", "softplus", "zeros_like")],
 ]
 

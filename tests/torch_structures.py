@@ -258,6 +258,140 @@ class Experts(nn.Module):
         return sum(weights[..., i : i + 1] * expert(x) for i, expert in enumerate(self.experts))  # type: ignore[return-value]
 
 
+class Summed(nn.Module):
+    """Linear attention that finds its own denominator: a column of ones beside the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, s, _ = x.shape
+        q, k, v = self.qkv(x).view(b, s, HEADS, 3 * SIZE).transpose(1, 2).chunk(3, -1)
+        y = F.relu(q) @ (F.relu(k).transpose(-1, -2) @ F.pad(v, (0, 1), value=1.0))
+        y = y[..., :-1] / (y[..., -1:] + 1e-3)
+        return self.out(y.transpose(1, 2).reshape(b, s, D))
+
+
+class Relative(nn.Module):
+    """Attention with a table of distances that all heads share, shifted into place by a pad and a reshape."""
+
+    def __init__(self, heads: int = HEADS) -> None:
+        super().__init__()
+        self.heads, self.size = heads, D // heads
+        self.q, self.kv, self.out = nn.Linear(D, D), nn.Linear(D, 2 * D), nn.Linear(D, D)
+        self.table = nn.Parameter(torch.randn(15, self.size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, s, _ = x.shape
+        q = self.q(x).view(b, s, self.heads, self.size).transpose(1, 2).flatten(0, 1)
+        k, v = (
+            F.pad(y, (0, 0, 1, 1)).view(b, s + 2, self.heads, self.size).transpose(1, 2).flatten(0, 1)
+            for y in self.kv(x).chunk(2, -1)
+        )
+        t = s + 2
+        far = F.pad(F.pad(q @ self.table.T, (0, 1)).flatten(1), (0, 2 * t - 1 - s))
+        near = far.view(-1, s + 1, 2 * t - 1)[:, :s, t - 1 :]
+        y = (q @ k.transpose(1, 2) + near).softmax(-1) @ v
+        return self.out(y.view(b, self.heads, s, self.size).transpose(1, 2).reshape(b, s, D))
+
+
+class Picked(nn.Module):
+    """A mixture of experts, of which each token's best two are picked out of one tensor while it runs."""
+
+    def __init__(self, *, again: bool = False) -> None:
+        super().__init__()
+        self.again, self.router = again, nn.Linear(D, 6)
+        self.up, self.shift = nn.Parameter(torch.randn(6, 24, D)), nn.Parameter(torch.randn(6, 24))
+        self.down = nn.Parameter(torch.randn(6, D, 24))
+
+    def forward(self, x: Tensor, words: Tensor | None = None) -> Tensor:
+        tokens = x.flatten(0, -2)
+        if words is None:
+            weights, chosen = self.router(tokens).softmax(-1).topk(2, -1)
+        else:
+            chosen = torch.stack([words % 6, words % 5], -1).flatten(0, 1)
+            weights = torch.ones_like(chosen, dtype=x.dtype)
+        y = tokens.repeat_interleave(2, 0)[..., None]
+        y = F.relu(self.up[chosen.flatten()] @ y + self.shift[chosen.flatten()][..., None])
+        y = (self.down[chosen.flatten()] @ y).squeeze(-1) * weights.flatten()[:, None]
+        y = y.unflatten(0, (-1, 2)).sum(1).view(x.shape)
+        if self.again:
+            y = y + torch.einsum("bsei,edi->bsd", F.relu(torch.einsum("bsd,eid->bsei", x, self.up)), self.down)
+        return y
+
+
+class Routed(nn.Module):
+    """Experts that are picked by the words, not by what a part makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.experts, self.last = nn.Embedding(11, D), Picked(), nn.Linear(D, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.words(words)
+        return self.last(x + self.experts(x, words))
+
+
+class Sorted(nn.Module):
+    """Tokens in the order of a score, an attention among neighbours, and back to their places in one of several ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.score, self.mix = how, nn.Linear(D, 1), Gated("chunk")
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = self.score(x).squeeze(-1).argsort(1)
+        places = order[..., None].expand(x.shape)
+        y = torch.gather(x, 1, places)
+        y = self.mix(y + y.roll(1, 1))
+        if self.how == "scatter":
+            return torch.zeros_like(x).scatter(1, places, y)
+        if self.how == "reduce":
+            return torch.zeros_like(x).scatter_reduce(1, places, y, "amax", include_self=True)
+        if self.how == "index":
+            return x.flatten(0, 1).index_add(0, order.flatten(), y.flatten(0, 1)).view(x.shape)
+        return x.scatter_add(1, places, y)
+
+
+class Pooled(nn.Module):
+    """Neighbouring tokens averaged by a pool over planes: its windows are one neuron wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.avg_pool2d(self.up(x)[:, None], (2, 1), stride=(2, 1), ceil_mode=True)
+        return F.max_pool2d(y, (1, 1)).squeeze(1).repeat_interleave(2, 1)
+
+
+class Latents(nn.Module):
+    """Learnt latents that ask the tokens: their queries are projected from parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents, self.last = nn.Parameter(torch.randn(7, D)), nn.Linear(D, 3)
+        self.first, self.norm, self.attention = nn.Linear(5, D), nn.LayerNorm(D), Attention(how="decomposed")
+
+    def forward(self, x: Tensor) -> Tensor:
+        asked = self.latents.expand(len(x), -1, -1)
+        q, k, v = self.attention.projected(self.norm(asked), self.first(x))
+        y = (q @ k.transpose(-1, -2) / math.sqrt(SIZE)).softmax(-1) @ v
+        return self.last(asked + self.attention.out(y.transpose(1, 2).flatten(2)))
+
+
+class TableTwice(nn.Module):
+    """A table that is looked up, and a hidden layer as well: its rows are vertices there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.last = nn.Embedding(11, D), nn.Linear(11, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.last(F.relu(self.words(words) @ self.words.weight.T))
+
+
 class Backbone(nn.Module):
     """Features without an output layer."""
 
@@ -268,6 +402,18 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         one = F.relu(self.first(x))
         return [one, F.relu(self.second(one))]
+
+
+class Described(nn.Module):
+    """Features that are an output together with their mean, and that a hidden layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 24, 3), nn.Conv2d(24, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.first(x))
+        return torch.cat([x, x.mean(1, keepdim=True)], 1), self.last(F.relu(self.second(x)))
 
 
 def shuffled(groups: int) -> Callable[[Tensor], Tensor]:
@@ -320,4 +466,18 @@ CASES: dict[str, Case] = {
     "a backbone": (Backbone, (IMAGES,), 0.51),
     "experts, weighed": (lambda: Block(Experts(None)), (TOKENS,), 0.34),
     "experts, the best two": (lambda: Block(Experts(2)), (TOKENS,), 0.34),
+    "a column of ones": (lambda: Block(Summed()), (TOKENS,), 0.36),
+    "distances shifted into place": (lambda: Block(Relative()), (TOKENS,), 0.38),
+    "features beside their mean": (Described, (IMAGES,), 0.56),
+    "experts, picked": (lambda: Block(Picked()), (TOKENS,), 0.34),
+    "experts, picked by words": (Routed, (WORDS,), 0.34),
+    "experts, picked and all of them": (lambda: Block(Picked(again=True)), (TOKENS,), 0.34),
+    "tokens sorted and scattered": (lambda: Block(Sorted("scatter")), (TOKENS,), 0.34),
+    "tokens sorted and reduced": (lambda: Block(Sorted("reduce")), (TOKENS,), 0.34),
+    "tokens sorted and added": (lambda: Block(Sorted("add")), (TOKENS,), 0.34),
+    "tokens sorted and added to rows": (lambda: Block(Sorted("index")), (TOKENS,), 0.34),
+    "tokens pooled": (lambda: Block(Pooled()), (TOKENS,), 0.36),
+    "latents that ask": (Latents, (TOKENS,), 0.4),
+    "a table and a layer": (TableTwice, (WORDS,), 0.6),
+    "distances of one head": (lambda: Block(Relative(1)), (TOKENS,), 0.8),
 }

@@ -61,7 +61,8 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `fused Conv` | that op and an activation in one: its sizes and defaults are that op's, and no mean is taken inside |
 | `refuse why` | refused, with this reason |
 
-Several lines for an op are tried in order, and the first that fits the node's shapes is taken.
+Several lines for an op are tried in order, and the first that fits the node's shapes is taken. One that names no axes
+and only moves counts where its arguments are known before the network runs.
 """
 SPECIFICATIONS = {
     "": "Specifications: <https://onnx.ai/onnx/operators/>.",

@@ -46,6 +46,7 @@ class TorchDialect:
             found["axis"] = dim
         found["keepdims"] = found.get("keepdim", 0)
         found["every"] = _every(found.get("stride") or found.get("kernel_size"))
+        found["still"] = _still(found)
         found["operands"] = len(node.inputs) - len(size_names(node))
         if torch_arguments.base(node.op) == "index":
             found["axis"] = next((i for i, name in enumerate(node.inputs[1:]) if name), 0)
@@ -118,6 +119,14 @@ class TorchDialect:
 
     def _node(self, name: str, op: str, inputs: tuple[str, ...], result: str, **attributes: AttributeValue) -> Node:
         return Node(name, op, "aten", 1, inputs, (result,), attributes)
+
+
+def _still(attributes: Mapping[str, object]) -> int:
+    """1 where the windows of an op are one element wide along its last axis and stand side by side: it leaves that axis alone."""
+    size = attributes.get("kernel_size") or 0
+    step, border = attributes.get("stride") or size, attributes.get("padding") or 0
+    last = [value[-1] if isinstance(value, tuple | list) else value for value in (size, step, border)]
+    return int(last == [1, 1, 0])
 
 
 def _every(stride: object) -> object:

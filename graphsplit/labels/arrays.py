@@ -145,6 +145,18 @@ def matrix_of(array: Ids, rows: tuple[int, ...]) -> Ids:
     return turned.reshape(int(np.prod([array.shape[a] for a in rows])), -1)
 
 
+def lowest(array: Ids, axes: tuple[int, ...]) -> Ids:
+    """The smallest label along some axes, which stay with size 1."""
+    found: Ids = array.min(axis=axes, keepdims=True)
+    return found
+
+
+def highest(array: Ids, axes: tuple[int, ...]) -> Ids:
+    """The largest label along some axes, which stay with size 1: an id before any code."""
+    found: Ids = array.max(axis=axes, keepdims=True)
+    return found
+
+
 def resolve_code(ids: Ids, private: dict[int, str]) -> Ids:
     """Ids with those that each part has for itself replaced by the code."""
     if not private:

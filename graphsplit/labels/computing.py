@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from graphsplit.labels.arrays import PRIVATE, Labels, uniform
-from graphsplit.labels.parameters import Derived, computed, elementwise, whole_use
-from graphsplit.labels.transfer import Flow, Site
+import numpy as np
+
+from graphsplit.labels.arrays import COMMON, PRIVATE, Labels, uniform
+from graphsplit.labels.parameters import Claim, Derived, computed, elementwise, whole_use
+from graphsplit.labels.site import Flow, Site
 
 
 def made_of_weights(site: Site, tensors: Collection[str]) -> bool:
@@ -20,6 +23,8 @@ def made_of_weights(site: Site, tensors: Collection[str]) -> bool:
 def combined(flow: Flow, site: Site) -> list[Labels | Derived | None] | None:
     """What parameters make of each other: followed as far as the rule tells of axes, else their value is private."""
     weights = [o for o in site.operands if isinstance(o, Derived)]
+    if picks_matrices(site) and flow.mode(site.index, "lookup", np.empty(0, np.int64)) == "weights":
+        return [_picked(flow, site)]
     shape, bound = site.shapes[0], site.bound
     plain = not (bound.mix or bound.stat or bound.whole) and shape is not None
     if plain and all(f.startswith("...") for names in bound.results[0] or () for f in names):
@@ -38,6 +43,28 @@ def combined(flow: Flow, site: Site) -> list[Labels | Derived | None] | None:
             flow.claim(derived, whole_use(site.index, derived, PRIVATE))
         return [uniform(s, PRIVATE) for s in site.shapes]
     return None
+
+
+def picks_matrices(site: Site) -> bool:
+    """Whether a node picks matrices out of a parameter by indices that are only known as it runs: weights, or vertices."""
+    operand, axes, result = site.operands[0], site.bound.operands[0], site.bound.results[0]
+    if not (isinstance(operand, Derived) and site.bound.rule.move and _looks_up(site) and axes and result):
+        return False
+    kept = {f for names in axes for f in names} & {f for names in result for f in names}
+    return sum(site.bound.sizes[f] > 1 for f in kept) > 1
+
+
+def _picked(flow: Flow, site: Site) -> Derived:
+    """What is picked, as weights: their slots along the axes that go on. Along the others each part needs all."""
+    operand, axes, result, shape = site.operands[0], site.bound.operands[0], site.bound.results[0], site.shapes[0]
+    assert isinstance(operand, Derived)
+    assert axes is not None
+    assert result is not None
+    assert shape is not None
+    kept = {f for names in result for f in names}
+    looked_up = tuple(a for a, names in enumerate(axes) if not set(names) & kept)
+    flow.claim(operand, Claim(site.index, looked_up, np.full((1,) * len(axes), COMMON, np.int64)))
+    return replace(computed([(operand, axes)], result, shape, dict(site.bound.sizes), frozenset()), moved=operand.moved)
 
 
 def _looks_up(site: Site) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,8 +18,11 @@ from graphsplit.facts import Facts, same_numbers
 from graphsplit.graph import Graph
 from graphsplit.labels.arrays import COMMON, OUTPUT, PRIVATE, UNKNOWN, Ids, Labels, squeeze_constant_axes, uniform
 from graphsplit.labels.couplings import resolve
-from graphsplit.labels.flow import MODES, Block, Decisions, Dialect, Pass, settle
+from graphsplit.labels.decisions import Block, Decisions
+from graphsplit.labels.flow import Dialect, Pass
 from graphsplit.labels.parameters import UNUSED, Claim, axes_to_tie, rows_of_uses
+from graphsplit.labels.scarce import crossed_groups, too_narrow
+from graphsplit.labels.settle import settle
 from graphsplit.labels.trainable import structure
 
 MAX_ROUNDS = 200
@@ -87,8 +91,8 @@ def flow(
     kept = _kept(graph, keep)
 
     def run(concatenate: bool, undivided: frozenset[int] = frozenset()) -> Flowed:
-        decisions = Decisions(concatenate=concatenate, divided=outputs == "concat")
-        found = _decided(graph, dialect, (facts, others or facts), trained, parts, (kept, whole), decisions, undivided)
+        decisions = Decisions(concatenate=concatenate, divided=outputs == "concat", undivided=undivided)
+        found = _decided(graph, dialect, (facts, others or facts), trained, parts, (kept, whole), decisions)
         _as_asked(found, outputs)
         return found
 
@@ -135,6 +139,28 @@ def _why_whole(flowed: Flowed, maker: int) -> Iterator[str]:
         seen.update(makers)
 
 
+def less_divided(flowed: Flowed, uneven: Iterable[tuple[int, Ids]]) -> Flowed | None:
+    """The flow again, with vertices in every part that no part can take equally many of; None where that changes nothing.
+
+    `uneven` holds the nodes that ask for equal counts, each with the classes of its vertices. Linear in the graph for each round.
+    """
+    current, classes = flowed.last, flowed.classes
+    decisions = deepcopy(current.decisions)
+    changed = False
+    for node, atoms in uneven:
+        reason = f"{current.graph.nodes[node].title} needs equally many vertices out of each row, which no whole numbers give"
+        nearest = _nearest(current, node)
+        changed |= _make_private(
+            nearest[np.isin(classes[nearest], atoms)], classes, decisions, reason, alone=True
+        ) or _make_private(atoms, classes, decisions, reason)
+    if not changed:
+        return None
+    facts = flowed.facts, flowed.others
+    return _decided(
+        current.graph, current.dialect, facts, current.trained, current.parts, (current.keep, current.whole), decisions
+    )
+
+
 def _kept(graph: Graph, names: Iterable[str]) -> frozenset[int]:
     found: set[int] = set()
     for name in names:
@@ -172,7 +198,6 @@ def _decided(
     parts: int,
     asked: tuple[frozenset[int], frozenset[int]],
     decisions: Decisions,
-    undivided: frozenset[int],
 ) -> Flowed:
     keep, whole = asked
     for _ in range(MAX_ROUNDS):
@@ -184,11 +209,11 @@ def _decided(
             decisions,
         )
         if not (
-            _needed_whole(current, classes, decisions, undivided)
+            _needed_whole(current, classes, decisions)
             or _conflicting_ties(current, classes, decisions)
             or _contested_outputs(current, classes, decisions)
-            or _too_narrow(current, classes, decisions)
-            or _crossed_groups(current, classes, decisions)
+            or too_narrow(current, classes, decisions)
+            or crossed_groups(current, classes, decisions)
         ):
             return _result(current, classes, decisions, layout.tail, facts[1])
     raise UnsupportedError(f"the labels of {graph.name!r} don't settle in {MAX_ROUNDS} rounds")
@@ -234,13 +259,13 @@ def _make_private(ids: Ids, classes: Ids, decisions: Decisions, reason: str, *, 
     return bool(news)
 
 
-def _needed_whole(current: Pass, classes: Ids, decisions: Decisions, undivided: frozenset[int]) -> bool:
+def _needed_whole(current: Pass, classes: Ids, decisions: Decisions) -> bool:
     """Vertices that a node needs all of in each part, and those that share a weight which isn't to be copied for them.
 
     Where it can be, only the layers right in front of the node: what is coupled with them behind it stays divided.
     """
     changed = False
-    for node, ids in current.needed + [item for item in current.sharing if item[0] in undivided]:
+    for node, ids in current.needed + [item for item in current.sharing if item[0] in decisions.undivided]:
         reason = f"{current.graph.nodes[node].title} needs all of its vertices in each part"
         nearest = _nearest(current, node)
         changed |= _make_private(nearest, classes, decisions, reason, alone=True) or _make_private(
@@ -327,84 +352,4 @@ def _contested_outputs(current: Pass, classes: Ids, decisions: Decisions) -> boo
     for name, core in sorted(current.averaged.items()):
         if (core > 0).any():
             changed |= _make_private(core, classes, decisions, f"{name} is an output that hidden layers read too")
-    return changed
-
-
-@dataclass(frozen=True)
-class _Narrow:
-    """Vertices that are to be in every part but have fewer atoms than there are parts: a layer, or a piece of one."""
-
-    ids: Ids
-    atoms: Ids
-    title: str
-
-
-def _too_narrow(current: Pass, classes: Ids, decisions: Decisions) -> bool:
-    """Layers and pieces with fewer atoms than parts: read their ambiguous places otherwise, else make the narrowest private."""
-    found = _narrow_layers(current, classes, decisions) + _narrow_pieces(current, classes)
-    if not found:
-        return False
-    if _switch_modes(current, classes, decisions, {int(atom) for item in found for atom in item.atoms}):
-        return True
-    changed = False
-    settled: set[int] = set()
-    for item in sorted(found, key=lambda item: (len(item.ids), int(item.ids[0]))):
-        if settled.intersection(item.atoms.tolist()):
-            continue
-        settled.update(classes[item.ids].tolist())
-        reason = f"{item.title} has fewer independent vertices than there are parts"
-        news = [int(i) for i in item.ids if int(i) not in decisions.private]
-        decisions.private.update(dict.fromkeys(news, reason))
-        changed |= bool(news)
-    return changed
-
-
-def _narrow_layers(current: Pass, classes: Ids, decisions: Decisions) -> list[_Narrow]:
-    found = []
-    for block in current.blocks.values():
-        ids = np.arange(block.start, block.start + block.size)
-        ids = ids[[int(i) not in decisions.private for i in ids]] if decisions.private else ids
-        atoms = np.unique(classes[ids])
-        if 0 < len(atoms) < current.parts:
-            found.append(_Narrow(ids, atoms, current.graph.nodes[block.node].title))
-    return found
-
-
-def _narrow_pieces(current: Pass, classes: Ids) -> list[_Narrow]:
-    """Values that hold a few vertices of a layer only, such as the smaller half that a split cuts off."""
-    found: list[_Narrow] = []
-    seen: set[bytes] = set()
-    for name, labels in current.labels.items():
-        core = labels.core
-        if name not in current.graph.producers or not (core > 0).any() or core.tobytes() in seen:
-            continue
-        seen.add(core.tobytes())
-        atoms = np.unique(classes[core[core > 0]])
-        if len(atoms) < current.parts:
-            ids = np.flatnonzero(np.isin(classes, atoms) & (np.arange(len(classes)) > 0))
-            found.append(_Narrow(ids, atoms, current.graph.nodes[current.graph.producers[name]].title))
-    return found
-
-
-def _crossed_groups(current: Pass, classes: Ids, decisions: Decisions) -> bool:
-    """Kept groups of which each takes other rows of a weight and other columns, which no slice says: they take the same rows."""
-    changed = False
-    for claims in current.claims.values():
-        cores = [(found.node, squeeze_constant_axes(resolve(found.core, classes))) for found in claims]
-        divided = [(node, core) for node, core in cores if (core > 0).any() and sum(n > 1 for n in core.shape) > 1]
-        if len({tuple(n > 1 for n in core.shape) for _, core in divided}) > 1:
-            for node in {node for node, _ in divided if decisions.modes.get((node, "group")) == 1}:
-                decisions.modes[node, "group"] = MODES["group"].index("alike")
-                changed = True
-    return changed
-
-
-def _switch_modes(current: Pass, classes: Ids, decisions: Decisions, atoms: set[int]) -> bool:
-    wanted = np.fromiter(sorted(atoms), np.int64, len(atoms))
-    changed = False
-    for (node, kind), ids in sorted(current.sites.items(), key=lambda item: item[0]):
-        at = decisions.modes.get((node, kind), 0)
-        if at == 0 and np.isin(classes[ids], wanted).any():
-            decisions.modes[node, kind] = at + 1
-            changed = True
     return changed

@@ -7,8 +7,8 @@ between the passes (`decide`), and the flow starts again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -25,10 +25,12 @@ from graphsplit.labels.arrays import (
     Labels,
     move_labels,
     resolve_code,
+    squeeze_constant_axes,
     uniform,
 )
-from graphsplit.labels.computing import combined, made_of_weights
+from graphsplit.labels.computing import combined, made_of_weights, picks_matrices
 from graphsplit.labels.couplings import Couplings, resolve
+from graphsplit.labels.decisions import MODES, Block, Decisions
 from graphsplit.labels.operands import (
     argument_value,
     beside,
@@ -38,13 +40,11 @@ from graphsplit.labels.operands import (
     unplaced,
     unrelated,
 )
-from graphsplit.labels.parameters import Claim, Derived, axes_to_tie, claim, moved, parameter, whole_use
+from graphsplit.labels.parameters import Claim, Derived, claim, moved, parameter, whole_use
+from graphsplit.labels.site import Site
 from graphsplit.labels.trainable import Structure, gives_sizes, operand_tag
-from graphsplit.labels.transfer import Site, Transfer
+from graphsplit.labels.transfer import Transfer
 from graphsplit.notation import Bound, Rule, bind
-
-MODES = {"group": ("atomic", "keep", "alike"), "columns": ("columns", "rows")}
-"""Ambiguous places, and their readings in the order in which they are tried; "alike" only where no slice says "keep"."""
 
 
 class Dialect(Protocol):
@@ -55,47 +55,6 @@ class Dialect(Protocol):
     def attributes(self, node: Node) -> Mapping[str, object]: ...
 
     def move(self, node: Node, arrays: Sequence[Array | None]) -> list[Array]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The vertices of one layer: ids `start`, `start + 1`, … over `shape`."""
-
-    node: int
-    start: int
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def ids(self) -> slice:
-        return slice(self.start, self.start + self.size)
-
-
-@dataclass
-class Decisions:
-    """What was settled between passes. `private` holds ids and the reason; it only grows.
-
-    `concatenate`: outputs that hidden layers read stay divided; `divided`: those of output layers, too.
-    """
-
-    private: dict[int, str] = field(default_factory=dict)
-    modes: dict[tuple[int, str], int] = field(default_factory=dict)
-    hidden: set[int] = field(default_factory=set)
-    concatenate: bool = False
-    divided: bool = False
-    blocks: dict[tuple[int, tuple[int, ...]], Block] = field(default_factory=dict)
-    next_id: int = 1
-
-    def block(self, node: int, shape: tuple[int, ...]) -> Block:
-        """The vertices of a node's layer: the same ids in every pass."""
-        key = (node, shape)
-        if key not in self.blocks:
-            self.blocks[key] = Block(node, self.next_id, shape)
-            self.next_id += self.blocks[key].size
-        return self.blocks[key]
 
 
 class Pass:
@@ -150,14 +109,18 @@ class Pass:
                 elif name and isinstance(found, Labels):
                     self.labels[name] = found
         for value in self.graph.outputs:  # one that stays divided is put together along one axis
-            self.couplings.align(self._behind_outputs(value.name).core, self.graph.producers.get(value.name, -1))
+            core, maker = self._behind_outputs(value.name).core, self.graph.producers.get(value.name, -1)
+            self.couplings.align(core, maker)
+            if self.classes is not None and (core > 0).any() and (core == PRIVATE).any():
+                self.undivided(maker, core)  # a mean has no place beside slices
         return self
 
     # -- what a transfer asks for (labels.transfer.Flow) ---------------------------------------------------------
 
     def mode(self, node: int, kind: str, vertices: Ids) -> str:
         ids = np.unique(vertices[vertices > 0])
-        self.sites.setdefault((node, kind), ids)
+        if len(ids):
+            self.sites.setdefault((node, kind), ids)
         return MODES[kind][self.decisions.modes.get((node, kind), 0)]
 
     def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
@@ -180,6 +143,8 @@ class Pass:
 
     def claim(self, derived: Derived, claimed: Claim) -> None:
         several = UNKNOWN if self.classes is None else PRIVATE
+        if self.classes is not None:  # one atom's vertices are one label, also where the parameter lacks their axis
+            claimed = replace(claimed, core=resolve(claimed.core, self.classes))
         for name, found in claim(derived, self.shapes, claimed, several):
             self.claims.setdefault(name, []).append(found)
 
@@ -198,7 +163,7 @@ class Pass:
     # -- one node ------------------------------------------------------------------------------------------------
 
     def _visit(self, index: int, node: Node) -> list[Labels | Derived | None]:
-        rules = self.dialect.lookup(node)
+        rules = self._lines(node)
         refuse_unknown(node, rules)
         shapes = [self.facts[name].shape if name else None for name in node.outputs]
         if gives_sizes(rules):
@@ -228,7 +193,16 @@ class Pass:
             found = combined(self, site)
             if found is not None:
                 return found
-        return list(Transfer(self, site).run())
+        made = Transfer(self, site).run()
+        if picks_matrices(site):
+            self.mode(index, "lookup", made[0].core)
+        return list(made)
+
+    def _lines(self, node: Node) -> tuple[Rule, ...]:
+        """The rule lines of a node; those that follow one which only moves, where only running tells where it moves what."""
+        rules = self.dialect.lookup(node)
+        blind = len(rules) > 1 and rules[0].move and rules[0].operands[0].axes is None
+        return rules[1:] if blind and not self._arguments_known(node, rules[0]) else rules
 
     def _operand(self, index: int, node: Node, rule: Rule, position: int, name: str) -> Labels | Derived | None:
         if not name or operand_tag(rule, position) is not None:
@@ -326,8 +300,10 @@ class Pass:
         result: tuple[int, ...] | None,
     ) -> Labels | None:
         """What a movement op sees: a bare parameter or unlabelled data put beside labelled data takes the labels of that."""
-        if operand is None or (isinstance(operand, Labels) and operand.code in (None, UNKNOWN)):
+        if operand is None or (isinstance(operand, Labels) and operand.code == UNKNOWN):
             return operand
+        if isinstance(operand, Labels) and operand.code is None:
+            return self._settled(operand)
         shape = operand.shape or ()
         core = operand.core if isinstance(operand, Labels) else uniform(shape, self._own(index)).core
         for other in others:
@@ -340,6 +316,12 @@ class Pass:
             self.claim(operand, Claim(index, tuple(range(core.ndim)), core))
         self.bare[index, position] = Labels(shape, core)
         return self.bare[index, position]
+
+    def _settled(self, labels: Labels) -> Labels:
+        """Labels by their classes: what a movement op makes up goes with its row, and one atom's row is of one label."""
+        if self.classes is None:
+            return labels
+        return Labels(labels.shape, squeeze_constant_axes(resolve(labels.core, self.classes)))
 
     def _site(
         self,
@@ -376,28 +358,3 @@ class Pass:
             f"{node.title}: operands of shapes {inputs} fit none of its rules ({reasons[-1]})",
             hint="add a rule line for it with --rules FILE",
         )
-
-
-def settle(make: Callable[[Couplings, Ids | None], Pass], decisions: Decisions) -> tuple[Pass, Ids]:
-    """Passes over one set of decisions until the classes stay as they are."""
-    couplings = Couplings()
-    current = make(couplings, None).run()
-    tie(current)
-    classes = couplings.classes(decisions.next_id)
-    while True:
-        current = make(couplings, classes).run()
-        tie(current)
-        after = couplings.classes(decisions.next_id)
-        if len(after) == len(classes) and bool((after == classes).all()):
-            return current, classes
-        classes = after
-
-
-def tie(current: Pass) -> None:
-    """Couple several uses of one parameter index by index."""
-    for claims in current.claims.values():
-        first: dict[tuple[int, ...], Claim] = {}
-        for found in claims:
-            for axes in axes_to_tie(found) if (found.core > 0).any() and not found.weak else ():
-                other = first.setdefault(axes, found)
-                current.couplings.add(other.core, found.core, found.node)

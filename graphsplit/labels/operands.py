@@ -11,8 +11,8 @@ from graphsplit.errors import UnsupportedError
 from graphsplit.facts import Fact, Facts, same_numbers
 from graphsplit.graph import Array, Node
 from graphsplit.labels.arrays import Labels, squeeze_constant_axes
+from graphsplit.labels.site import Site
 from graphsplit.labels.trainable import operand_tag
-from graphsplit.labels.transfer import Site
 from graphsplit.notation import Rule
 
 

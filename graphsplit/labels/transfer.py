@@ -6,12 +6,9 @@ No function here knows the name of an op. Arrays are in *factor space*: one axis
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from graphsplit.graph import Node
 from graphsplit.labels.arrays import (
     COMMON,
     OUTPUT,
@@ -20,60 +17,17 @@ from graphsplit.labels.arrays import (
     Ids,
     Labels,
     from_factors,
+    highest,
+    lowest,
     matrix_of,
     meet,
     squeeze_constant_axes,
     to_factors,
     uniform,
 )
-from graphsplit.labels.couplings import Couplings, resolve
+from graphsplit.labels.couplings import resolve
 from graphsplit.labels.parameters import Claim, Derived
-from graphsplit.notation import Bound
-
-
-class Flow(Protocol):
-    """What a transfer needs of the flow that runs it."""
-
-    couplings: Couplings
-    classes: Ids | None
-    parts: int
-
-    def mode(self, node: int, kind: str, vertices: Ids) -> str:
-        """How an ambiguous place is to be read: the kind's first choice, until that left a layer too narrow."""
-
-    def fresh(self, node: int, shape: tuple[int, ...], output: bool) -> Ids:
-        """New vertices for a layer: ids, or the code of a layer that isn't divided."""
-
-    def grouping(self, node: int, factors: set[str]) -> set[str]:
-        """Factors along which the layer's inputs are different vertices, also where they have been coupled since."""
-
-    def claim(self, derived: Derived, claimed: Claim) -> None:
-        """Say what labels a use gives to the elements of a parameter, or of a tensor made of parameters."""
-
-    def statistic(self, node: int) -> None:
-        """Mark a node that takes statistics over labelled axes: the merged network repeats it."""
-
-    def undivided(self, node: int, vertices: Ids) -> None:
-        """Ask that these vertices aren't divided: this node needs all of them in each part."""
-
-    def shared(self, node: int, vertices: Ids) -> None:
-        """Note that these vertices share a weight of this node, which each part then has whole."""
-
-    def equal_counts(self, node: int, rows: Ids) -> None:
-        """Ask that each part takes as many vertices out of each row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One node as the transfer sees it. `tail`: behind the output layers; `frontier`: its results are read there only."""
-
-    index: int
-    node: Node
-    bound: Bound
-    operands: tuple[Labels | Derived | None, ...]
-    shapes: tuple[tuple[int, ...] | None, ...]
-    tail: bool
-    frontier: bool
+from graphsplit.labels.site import Flow, Site
 
 
 class Transfer:
@@ -101,7 +55,10 @@ class Transfer:
         out = self._mixed(weights) if weights else self._passed()
         for j in self.parameters:
             if j not in weights:
-                self._claim(j, self.factors(j) - {letter for letter, _ in self.site.bound.rule.back}, out)
+                taken = (self.factors(j) & self.site.bound.stat) - self.result
+                self._claim(j, self.factors(j) - taken - {letter for letter, _ in self.site.bound.rule.back}, out)
+                if taken:  # an axis that is looked up has no part of its own, wherever else it is used
+                    self._claim(j, taken, np.full((1,) * len(self.order), COMMON, np.int64))
             self._claim_fed_back(j, out)
         return [
             self._result(axes, shape, out)
@@ -112,7 +69,7 @@ class Transfer:
         """A recurrent weight takes the results of the step before: its columns belong to the vertices of its rows."""
         for letter, fed in self.site.bound.rule.back:
             if letter in self.factors(operand) and letter in self.position and fed in self.position:
-                once = _high(out, self._varying(out, self.site.bound.whole))
+                once = highest(out, self._varying(out, self.site.bound.whole))
                 alone = self._collapsed(once, self._varying(once, set(self.order) - {fed}))
                 columns = np.swapaxes(alone, self.position[fed], self.position[letter])
                 self._claim(operand, {letter}, columns, contracted=True)
@@ -174,7 +131,7 @@ class Transfer:
         atoms = self._varying(array, factors & contracted)
         if atoms:
             self.flow.couplings.along(array, atoms, self.site.index)
-            array = _high(array, atoms)
+            array = highest(array, atoms)
         gone = factors - self.result
         return self._statistic(operand, array, (factors & self.site.bound.stat) | gone, gone)
 
@@ -190,7 +147,7 @@ class Transfer:
                 rows = matrix_of(array, self._axes(held))
                 if self.flow.mode(self.site.index, "group", array) == "atomic" or rows.shape[1] < self.flow.parts:
                     self.flow.couplings.along(array, inner, self.site.index)
-                    return _high(array, inner)
+                    return highest(array, inner)
                 self.flow.equal_counts(self.site.index, rows)
         return array
 
@@ -205,7 +162,7 @@ class Transfer:
         if not varying:
             return array
         if not (array > 0).any():
-            return _low(array, self._varying(array, gone))
+            return lowest(array, self._varying(array, gone))
         if self._varying(array, gone) and self.result - self._known():
             if not self.site.bound.rule.window:
                 return self._resized(array, self._varying(array, gone))
@@ -216,7 +173,7 @@ class Transfer:
             served = self._served(operand, {self.order[a] for a in varying})
             if served or self.flow.mode(self.site.index, "group", array) == "atomic":
                 self.flow.couplings.along(array, varying, self.site.index)
-                return _high(array, self._varying(array, gone))
+                return highest(array, self._varying(array, gone))
             self.flow.equal_counts(self.site.index, matrix_of(array, rows))
         if self.flow.classes is not None:
             self.flow.statistic(self.site.index)
@@ -250,12 +207,12 @@ class Transfer:
     def _resized(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         """Vertices along a spatial axis that changes its size: no part can have a slice of it, so each must have all."""
         self.flow.undivided(self.site.index, array)
-        return _low(array, axes)
+        return lowest(np.where(array > 0, PRIVATE, array), axes)
 
     def _collapsed(self, array: Ids, axes: tuple[int, ...]) -> Ids:
         if not axes:
             return array
-        low, high = _low(array, axes), _high(array, axes)
+        low, high = lowest(array, axes), highest(array, axes)
         several = UNKNOWN if self.flow.classes is None else PRIVATE
         return np.where(low == high, low, np.where(low == UNKNOWN, UNKNOWN, several))
 
@@ -275,7 +232,8 @@ class Transfer:
             if shared:
                 return self._shared_weight(weights, array)
             self._claim_inputs(weights, j, array)
-            out = self._outputs(array, self.factors(j) & of_weights & self.result)
+            undecided = self.flow.classes is None and self._by_rows(j, given, of_weights)
+            out = array if undecided else self._outputs(array, self.factors(j) & of_weights & self.result)
         assert out is not None, f"{self.site.node.title} mixes parameters only"
         out = self._join(out, others)
         for j in weights:
@@ -294,7 +252,7 @@ class Transfer:
         if not loose:
             return array
         if not (array > 0).any():
-            return _low(array, loose)
+            return lowest(array, loose)
         gone = tuple(a for a in loose if self.order[a] not in self.result)
         if gone and not columns:
             return self._resized(array, gone)
@@ -304,9 +262,18 @@ class Transfer:
             return np.full((1,) * len(self.order), UNKNOWN, np.int64)
         if gone or self.flow.mode(node, "columns", array) == "columns":
             self.flow.couplings.along(array, loose, node)
-            return _high(array, loose)
+            return highest(array, loose)
         self.flow.couplings.along(array, columns, node)
-        return _high(array, columns)
+        return highest(array, columns)
+
+    def _by_rows(self, operand: int, array: Ids, of_weights: set[str]) -> bool:
+        """Whether labels change along columns and along an axis on which the weight doesn't, and are to be read along that.
+
+        Then the first pass doesn't know whether the weight makes vertices.
+        """
+        loose = self._varying(array, self.factors(operand) & self.result - of_weights)
+        both = bool(loose) and bool(self._varying(array, self.site.bound.mix)) and bool((array > 0).any())
+        return both and self.flow.mode(self.site.index, "columns", array) == "rows"
 
     def _shared_weight(self, weights: dict[int, Derived], array: Ids) -> Ids:
         """A weight used alike by several vertices: it is duplicated, and the vertices pass."""
@@ -341,7 +308,7 @@ class Transfer:
             self.flow.equal_counts(self.site.index, matrix_of(ids, self._varying(ids, grouping)))
         elif groups:
             self.flow.couplings.along(array, columns, self.site.index)
-            self.flow.couplings.add(_high(array, columns), ids, self.site.index)
+            self.flow.couplings.add(highest(array, columns), ids, self.site.index)
         self.flow.couplings.along(ids, self._varying(ids, self.site.bound.whole), self.site.index)
         return ids
 
@@ -383,16 +350,6 @@ class Transfer:
             )
         reduced = self._collapsed(out, self._varying(out, set(self.order) - set(_names(axes))))
         return Labels(shape, squeeze_constant_axes(from_factors(reduced, axes, self.sizes, self.order)))
-
-
-def _low(array: Ids, axes: tuple[int, ...]) -> Ids:
-    found: Ids = array.min(axis=axes, keepdims=True)
-    return found
-
-
-def _high(array: Ids, axes: tuple[int, ...]) -> Ids:
-    found: Ids = array.max(axis=axes, keepdims=True)
-    return found
 
 
 def _names(axes: Sequence[tuple[str, ...]]) -> list[str]:

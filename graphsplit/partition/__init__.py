@@ -10,10 +10,10 @@ import numpy as np
 from graphsplit.errors import PlanError
 from graphsplit.labels import Flowed
 from graphsplit.labels.arrays import Ids
-from graphsplit.partition.balance import UnequalError, counts
+from graphsplit.partition.balance import counts
 from graphsplit.partition.families import Family, Layer, Structure, families
 
-__all__ = ["STRATEGIES", "Family", "Layer", "Partition", "Structure", "UnequalError", "families", "partition"]
+__all__ = ["STRATEGIES", "Family", "Layer", "Partition", "Structure", "families", "partition"]
 
 Strategy = Callable[[int, Ids, np.random.Generator], Ids]
 

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from graphsplit.errors import PlanError
+from graphsplit.errors import UnevenError
 from graphsplit.labels.arrays import Ids
 from graphsplit.partition.families import Structure
 
 Shares = npt.NDArray[np.float64]
 
 
-class UnequalError(PlanError):
-    """Equal counts that no whole numbers satisfy; `nodes` are the indices of the nodes that ask for them."""
-
-    def __init__(self, message: str, *, hint: str = "", nodes: tuple[int, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
-        self.nodes = nodes
-
-
 def counts(structure: Structure, shares: Shares, describe: Sequence[str]) -> Ids:
     """Atoms of each family for each part, shape (families, parts).
 
     `shares` sum to 1; `describe` names the node of each equal-count constraint for a refusal.
-    Raises UnequalError when no whole numbers satisfy every layer and every group.
+    Raises UnevenError when no whole numbers satisfy every layer and every group.
     """
     sizes = np.array([len(f.atoms) for f in structure.families], np.int64)
     exact = sizes[:, None] * shares[None, :]
@@ -43,12 +36,41 @@ def counts(structure: Structure, shares: Shares, describe: Sequence[str]) -> Ids
     if solved is None:
         titles = list(dict.fromkeys(describe))
         nodes = ", ".join(titles[:4]) + (f" and {len(titles) - 4} more" if len(titles) > 4 else "") or "the layers"
-        raise UnequalError(
+        raise UnevenError(
             f"the vertices can't be divided into {shares.size} parts: no whole numbers satisfy the equal counts of {nodes}",
+            tuple((structure.constraint_nodes[c], _atoms(structure, c)) for c in _in_the_way(structure, sizes, exact)),
             hint="try another -k, or --keep one of these layers undivided",
-            nodes=tuple(dict.fromkeys(structure.constraint_nodes)),
         )
     return solved
+
+
+def _in_the_way(structure: Structure, sizes: Ids, exact: npt.NDArray[np.float64]) -> list[int]:
+    """Equal counts that can't be satisfied by themselves; where each can, the first that can't with those before it."""
+
+    def feasible(constraints: Collection[int]) -> bool:
+        rows, offsets = (
+            table[np.isin(table[:, column], list(constraints))]
+            for table, column in ((structure.rows, 1), (structure.offsets, 0))
+        )
+        return _solve(replace(structure, rows=rows, offsets=offsets), sizes, exact, near=False) is not None
+
+    numbers = [int(c) for c in np.unique(structure.rows[:, 1])]
+    if not feasible([]):
+        return []
+    alone = [c for c in numbers if not feasible([c])]
+    if alone:
+        return alone
+    fits, fails = 1, len(numbers)
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        fits, fails = (middle, fails) if feasible(numbers[:middle]) else (fits, middle)
+    return numbers[fails - 1 : fails]
+
+
+def _atoms(structure: Structure, constraint: int) -> Ids:
+    """The atoms that an equal count counts."""
+    mine = np.unique(structure.rows[structure.rows[:, 1] == constraint, 0])
+    return np.concatenate([structure.families[f].atoms for f in mine])
 
 
 def _remainders(structure: Structure, sizes: Ids, found: Ids, shares: Shares) -> Ids:

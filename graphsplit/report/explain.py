@@ -8,7 +8,7 @@ import numpy as np
 
 from graphsplit.labels import Flowed
 from graphsplit.labels.arrays import Ids
-from graphsplit.labels.flow import Block
+from graphsplit.labels.decisions import Block
 from graphsplit.report.chains import Chains, Link, Search
 from graphsplit.report.content import Coupled, Explanation, PairExplanation, Step, Vertex
 from graphsplit.report.reasons import node_name

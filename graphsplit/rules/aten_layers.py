@@ -110,10 +110,14 @@ aten::_adaptive_avg_pool2d n c y x -> n c v u
 aten::_adaptive_avg_pool2d c y x -> c v u
 aten::adaptive_max_pool2d  n c y x -> n c v u, n c v u
 aten::adaptive_max_pool2d  c y x -> c v u, c v u
+aten::avg_pool2d[still=1]  n c y x -> n c v x
+aten::avg_pool2d[still=1]  c y x -> c v x
 aten::avg_pool2d[every=1]  n c y x -> n c v u | window
 aten::avg_pool2d           n c y x -> n c v u
 aten::avg_pool2d[every=1]  c y x -> c v u | window
 aten::avg_pool2d           c y x -> c v u
+aten::max_pool2d[still=1]  n c y x -> n c v x
+aten::max_pool2d[still=1]  c y x -> c v x
 aten::max_pool2d[every=1]  n c y x -> n c v u | window
 aten::max_pool2d           n c y x -> n c v u
 aten::max_pool2d[every=1]  c y x -> c v u | window
@@ -206,7 +210,6 @@ aten::fft_irfftn           _ -> _ | opaque
 aten::fft_rfft2            _ -> _ | opaque
 aten::fft_rfftn            _ -> _ | opaque
 aten::histc                _ -> _ | opaque
-aten::index_add            _, #, _ -> _ | opaque
 aten::index_put            _+ -> _ | opaque
 aten::linalg_inv           _ -> _ | opaque
 aten::mse_loss             _, _ -> _ | opaque
@@ -214,8 +217,6 @@ aten::multinomial          _ -> _ | opaque
 aten::nll_loss             _, _, _ -> _ | opaque
 aten::nonzero              _ -> _ | opaque
 aten::one_hot              _ -> _ | opaque
-aten::scatter_add          _, #, _ -> _ | opaque
-aten::scatter_reduce       _, #, _ -> _ | opaque
 aten::searchsorted         _, _ -> _ | opaque
 aten::stft                 _, _ -> _ | opaque
 aten::unique_consecutive   _ -> _, _, _ | opaque

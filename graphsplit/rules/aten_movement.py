@@ -92,6 +92,14 @@ aten::pixel_shuffle        _ -> _ | move
 aten::pixel_unshuffle      _ -> _ | move
 aten::roll                 _ -> _ | move
 aten::rot90                _ -> _ | move
+aten::index_add            *a v *b, #, *a n *b -> *a v *b | whole v n | at v=dim:0
+aten::index_add            _, #, _ -> _ | opaque
 aten::scatter              _, #index, _ -> _ | move
+aten::scatter              *a v *b, *a n *b, *a n *b -> *a v *b | whole v n | at v=dim:0
+aten::scatter              _, #, _ -> _ | opaque
+aten::scatter_add          *a v *b, *a n *b, *a n *b -> *a v *b | whole v n | at v=dim:0
+aten::scatter_add          _, #, _ -> _ | opaque
+aten::scatter_reduce       *a v *b, *a n *b, *a n *b -> *a v *b | whole v n | at v=dim:0
+aten::scatter_reduce       _, #, _ -> _ | opaque
 aten::take_along_dim       _, #index -> _ | move
 """

@@ -64,6 +64,8 @@ LogSoftmax            *a *c -> *a *c | stat c | at c=axis:1
 LogSoftmax@13         *a c *b -> *a c *b | stat c | at c=axis:-1
 Softmax               *a *c -> *a *c | stat c | at c=axis:1
 Softmax@13            *a c *b -> *a c *b | stat c | at c=axis:-1
+TopK                  *a c *b -> *a k *b, *a k *b | stat c | at c=axis:-1
+TopK@10               *a c *b, # -> *a k *b, *a k *b | stat c | at c=axis:-1
 
 # pools and resampling; the indices of MaxPool count over all channels: only MaxUnpool reads them rightly
 AveragePool[every=1]  n c *s -> n c *t | window
@@ -129,7 +131,5 @@ NonZero               _ -> _ | opaque
 OneHot                _, #, # -> _ | opaque
 STFT                  _, #, _, # -> _ | opaque
 SoftmaxCrossEntropyLoss  _, _, _ -> _, _ | opaque
-TopK                  _ -> _, _ | opaque
-TopK@10               _, # -> _, _ | opaque
 Unique                _ -> _, _, _, _ | opaque
 """

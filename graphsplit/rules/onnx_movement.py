@@ -42,10 +42,15 @@ Trilu                 _, # -> _ | move
 DepthToSpace          _ -> _ | move
 Gather                *a v *b, #index -> *a *n *b | stat v | move | at v=axis:0
 GatherElements        _, #index -> _ | move
+GatherElements        *a v *b, *a n *b -> *a n *b | whole v | at v=axis:0
+GatherElements        _, # -> _ | opaque
 GatherND              _, #index -> _ | move
 Scatter               _, #index, _ -> _ | move
 ScatterElements       _, #index, _ -> _ | move
+ScatterElements       *a v *b, *a n *b, *a n *b -> *a v *b | whole v n | at v=axis:0
+ScatterElements       _, #, _ -> _ | opaque
 ScatterElements@16[reduction=none]  _, #index, _ -> _ | move
+ScatterElements@16    *a v *b, *a n *b, *a n *b -> *a v *b | whole v n | at v=axis:0
 ScatterElements@16    _, #, _ -> _ | opaque
 ScatterND             _, #index, _ -> _ | move
 ScatterND@16[reduction=none]  _, #index, _ -> _ | move

@@ -35,7 +35,7 @@ REFUSALS: Mapping[tuple[str, Split], str] = {
 """Which networks may be refused for which split, and what the refusal has to say."""
 
 SEEDS_REFUSED: Mapping[int, str] = {}
-"""The same for generated networks."""
+"""The same for generated networks: none of the first sixty is."""
 
 REASONS = (
     _UNEQUAL,

@@ -224,3 +224,20 @@ def stacked_recurrent() -> onnx.ModelProto:
     last = net.ops("LSTM", *operands, outputs=3, hidden_size=hidden)[1]
     net.output(net.dense(net.squeeze(last, [0]), "head", 4), "output")
     return net.build()
+
+
+@network
+def best_tokens() -> onnx.ModelProto:
+    """A layer on the tokens of the best scores, weighed by them and written back to their places."""
+    net = Net("best_tokens", opset=18)
+    x = net.dense(rows(net), "embed", WIDTH)
+    score = net.op("MatMul", x, net.param("score.weight", (WIDTH, 1)))
+    best, order = net.ops("TopK", net.squeeze(score, [2]), net.constant(np.array([3])), outputs=2, axis=1)
+    places = net.op("Expand", net.unsqueeze(order, [2]), net.constant(np.array([1, 1, WIDTH])))
+    y = net.op("GatherElements", x, places, axis=1)
+    net.declare(y, ("batch", 3, WIDTH))
+    y = net.mul(mlp(net, y, "mlp", 20), net.unsqueeze(net.op("Sigmoid", best), [2]))
+    x = net.op("ScatterElements", x, places, y, axis=1, reduction="add")
+    x = net.op("ScatterElements", net.op("Tanh", x), places, y, axis=1)
+    net.output(net.dense(net.mean(x, [1], keepdims=0), "head", 5), "output")
+    return net.build()
