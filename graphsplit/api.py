@@ -136,6 +136,7 @@ def merge(
     layers: Layers = "duplicated",
     output_scale: Scale = "weights",
     allow_nonfinite: bool = False,
+    base: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Merge:
@@ -145,7 +146,8 @@ def merge(
     where they say which part they are; by default the sub-models in `folder` as they stand. `layers="duplicated"` repeats
     what each part must compute for itself, and equals the mean of the sub-models; "original" has the source's topology, and
     `Merge.difference` says how far that is from the mean. `output_scale` puts the 1/K of the mean into the output
-    layers' weights, or behind them.
+    layers' weights, or behind them. `base` is the file of the network that was split, or of its weights: the cut weights then
+    keep its values, so that other cuts can follow, and what is merged is no mean of the parts any more.
 
     Raises ManifestError, FormatError or MergeError, with nothing written.
     """
@@ -161,6 +163,7 @@ def merge(
         layers=layers,
         output_scale=output_scale,
         allow_nonfinite=allow_nonfinite,
+        base=base,
         force=force,
         progress=progress,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -39,7 +39,10 @@ Trained = tuple[str, Mapping[str, Tensor], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Opened:
-    """A split's folder, planned again from its weightless source; what comes out must be what the manifest says."""
+    """A split's folder, planned again from its weightless source; what comes out must be what the manifest says.
+
+    `base` are weights whose values cut elements keep in a merge; without them they are zero.
+    """
 
     folder: Path
     manifest: Manifest
@@ -47,6 +50,23 @@ class Opened:
     plan: Plan
     submodels: tuple[SubModel, ...]
     entries: Mapping[str, ParameterEntry]
+    base: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def over(self, base: Mapping[str, Tensor] | None) -> Opened:
+        """The same, with weights for the elements that are cut. Raises MergeError where they aren't those of the network."""
+        if base is None:
+            return self
+        for name, entry in self.entries.items():
+            found = base.get(name)
+            if found is None:
+                raise MergeError(f"the base lacks {name!r}", hint="give the network that was split, or its weights")
+            if tuple(found.shape) != entry.shape or found.dtype.name != entry.dtype:
+                raise MergeError(
+                    f"the base has {name!r} as {found.dtype}{list(found.shape)}, and the network that was split as "
+                    f"{entry.dtype}{list(entry.shape)}",
+                    hint="give the network that was split, or its weights",
+                )
+        return replace(self, base=base)
 
 
 @dataclass(frozen=True)
@@ -154,6 +174,7 @@ def merge(
     layers: Layers = "duplicated",
     output_scale: Scale = "weights",
     allow_nonfinite: bool = False,
+    base: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Merge:
@@ -161,7 +182,8 @@ def merge(
 
     `trained` are files (ONNX, safetensors, torch state dicts) or folders of further splits, one for each part; by default
     the sub-models in `folder` as they stand. `layers="duplicated"` repeats what each part must compute for itself, and
-    equals the mean of the sub-models; "original" has the source's topology, and doesn't where a layer is repeated.
+    equals the mean of the sub-models; "original" has the source's topology, and doesn't where a layer is repeated. `base` is the
+    file of the network that was split, whose values the cut weights then keep: what is merged is no mean of the parts any more.
 
     Raises ManifestError, FormatError or MergeError, with nothing written.
     """
@@ -169,6 +191,8 @@ def merge(
     report("planning", 0, 1)
     opened = open_split(folder, output_scale=output_scale)
     leaves = read_leaves(opened, trained, allow_nonfinite=allow_nonfinite)
+    if base is not None:
+        opened = opened.over(read_trained(base, names=opened.network.graph.tensors)[0])
     graph, repeated = merged_graph(opened, leaves, layers=layers)
     if out is not None:
         graph_with_progress = graph.replace(tensors=reporting(graph.tensors, report))
@@ -335,7 +359,7 @@ def merged_tensor_of(opened: Opened, name: str, leaves: Sequence[LeafModel]) -> 
         TensorLeaf(leaf.path, leaf.graph.slices[name], leaf.weight, leaf.tensors[name], leaf.label) for leaf in leaves
     )
     constant = source if name not in opened.network.trained else None
-    return LazyMerged(opened.entries[name], opened.manifest.groups, pieces, constant)
+    return LazyMerged(opened.entries[name], opened.manifest.groups, pieces, constant, opened.base.get(name))
 
 
 def _layout(opened: Opened, leaves: Sequence[LeafModel]) -> Layout:

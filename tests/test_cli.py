@@ -197,6 +197,18 @@ def test_outputs_side_by_side_are_said_and_refused_where_that_is_impossible(run:
     assert [output["merge"] for output in planned["outputs"]] == ["concat"]
 
 
+def test_cut_weights_can_keep_their_old_values(run: Run, lenet: Path) -> None:
+    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
+    done = run("merge", "parts", "--cut", "base", "--base", lenet, "-o", "over.onnx")
+    assert done.exit_code == 0
+    assert "isn't the mean of the parts" in done.stdout
+    assert run("merge", "parts", "-o", "plain.onnx").exit_code == 0
+    over, plain = (graphsplit.load(name).tensors["fc1.weight"].numpy() for name in ("over.onnx", "plain.onnx"))
+    assert np.count_nonzero(over) > 1.9 * np.count_nonzero(plain)
+    for arguments in (("--cut", "base"), ("--base", lenet)):
+        assert "go together" in run("merge", "parts", *arguments, "-o", "x.onnx").stderr
+
+
 def test_inspect_lists_every_refused_node(run: Run, tmp_path: Path) -> None:
     done = run("inspect", saved(tmp_path, "quantise_dequantise"))
     assert done.exit_code == 0

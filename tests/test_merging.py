@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from graphsplit import splitting
 from graphsplit.errors import GraphsplitError, MergeError
 from graphsplit.merging import merge
 from tests.laws.check import Case, change, exact_merge, trained
@@ -114,3 +117,48 @@ def test_scaled_behind_leaves_weights_alone(lenet: Case) -> None:
 def test_unknown_layers(lenet: Case) -> None:
     with pytest.raises(MergeError, match="no 'some' layers"):
         merge(lenet.split.folder, layers="some")  # type: ignore[arg-type]
+
+
+# -- cut weights that keep their values -----------------------------------------------------------------------
+
+
+def test_cut_weights_keep_the_values_of_a_base(lenet: Case, tmp_path: Path) -> None:
+    """And everything that a part has is as without one."""
+    onnx.save(NETWORKS["lenet"](), tmp_path / "base.onnx")
+    base = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "base.onnx").graph.initializer}
+    plain, kept = (merge(lenet.split.folder, base=b).graph.tensors for b in (None, tmp_path / "base.onnx"))
+    cut = 0
+    for name, entry in lenet.split.manifest.parameters.items():
+        mask = np.ones(entry.shape, bool)
+        for region in entry.regions(lenet.split.manifest.groups):
+            mask[np.ix_(*(axis.indices() for axis in region.axes))] = False
+        assert np.array_equal(kept[name].numpy()[mask], base[name][mask])
+        assert not plain[name].numpy()[mask].any()
+        assert np.array_equal(kept[name].numpy()[~mask], plain[name].numpy()[~mask])
+        cut += int(mask.sum())
+    assert cut == 212_500
+
+
+def test_untrained_hidden_layers_come_back_whole_over_their_base(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    onnx.save(NETWORKS["lenet"](), model)
+    split = splitting.split(model, 2, out=tmp_path / "parts", strategy="random", seed=3)
+    found = merge(tmp_path / "parts", base=model).graph.tensors
+    for tensor in onnx.load(model).graph.initializer:
+        if tensor.name in split.manifest.parameters and split.manifest.parameters[tensor.name].role != "output":
+            assert np.array_equal(found[tensor.name].numpy(), numpy_helper.to_array(tensor)), tensor.name
+
+
+@pytest.mark.parametrize(("wide", "message"), [(True, "the base has"), (False, "nothing computes")])
+def test_a_base_that_is_another_network_is_refused(lenet: Case, tmp_path: Path, wide: bool, message: str) -> None:
+    model = NETWORKS["lenet"]()
+    for tensor in model.graph.initializer if wide else ():
+        if len(tensor.dims) == 4:
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(np.concatenate([array, array]), tensor.name))
+    if not wide:
+        del model.graph.initializer[:]
+    (tmp_path / "base.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(GraphsplitError, match=message):
+        merge(lenet.split.folder, base=tmp_path / "base.onnx", out=tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -373,6 +374,41 @@ def test_trained_sub_models_merge_exactly(name: str, optimizer: str) -> None:
     merged.train()(*args).square().mean().backward()
     assert all(p.grad is not None for p in merged.parameters())
     steps.step()
+
+
+def test_rounds_of_cuts_train_every_weight() -> None:
+    """Independent subnet training: merge over the old weights, split otherwise, and each hidden weight has its turn."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.randn(16, 6).double()
+    for seed in range(16):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        split = split_module(model, (x,), k=2, strategy="random", seed=seed)
+        for part in split.submodels:
+            steps = torch.optim.SGD(part.parameters(), lr=0.1)
+            part.train()(x).square().mean().backward()
+            steps.step()
+        found = split.merge_state_dict(base=before)
+        mine = [split.manifest.selection("2.weight", part).axes for part in (0, 1)]
+        cut = torch.ones(8, 8, dtype=torch.bool)
+        for rows, columns in mine:
+            cut[np.ix_(rows, columns)] = False
+        assert int(cut.sum()) == 32
+        assert torch.equal(found["2.weight"][cut], before["2.weight"][cut])
+        assert not split.merge_state_dict()["2.weight"][cut].any()
+        assert not torch.equal(found["2.weight"][~cut], before["2.weight"][~cut])
+        model.load_state_dict(found)
+    assert bool((model[2].weight != first["2.weight"]).all())
+
+
+def test_a_base_of_another_shape_is_refused() -> None:
+    split, _ = made("residual", 2)
+    wrong = {name: value[:1] if value.dim() else value for name, value in split.model.state_dict().items()}
+    with pytest.raises(MergeError, match="the base has"):
+        split.merge_state_dict(base=wrong)
+    with pytest.raises(MergeError, match="the base lacks"):
+        split.merge_state_dict(base={"other": torch.zeros(1)})
 
 
 class WritesIntoWhatIsRepeated(nn.Module):

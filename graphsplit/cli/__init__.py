@@ -141,14 +141,24 @@ def _model(model: Path, options: dict[str, Any], *, strict: bool = True) -> Path
     show_default=True,
     help="Scale the output layers' weights by 1/K, or what they compute.",
 )
+@click.option(
+    "--cut",
+    type=click.Choice(["zero", "base"]),
+    default="zero",
+    show_default=True,
+    help="What cut weights become: zero (the mean of the parts), or what they are in --base.",
+)
+@click.option("--base", metavar="FILE", type=PATH, help="The network that was split, or its weights, for --cut base.")
 @click.option("--allow-nonfinite", is_flag=True, help="Merge weights that are infinite or not a number, too.")
 @FORCE
 @JSON
-def merge(folder: Path, trained: tuple[Path, ...], out: Path | None, as_json: bool, **options: Any) -> None:
+def merge(folder: Path, trained: tuple[Path, ...], out: Path | None, cut: str, as_json: bool, **options: Any) -> None:
     """Merge the sub-models of a split's folder DIR, trained in place, or K TRAINED files in any order."""
     import graphsplit
     from graphsplit.modules.folder import is_module_split
 
+    if (cut == "base") != (options["base"] is not None):
+        raise click.UsageError("--cut base and --base FILE go together: a split's folder has no weights of its source")
     kind = ".pt2" if is_module_split(folder) else ".onnx"
     target = out or folder / f"merged{kind}"
     if (folder / "manifest.json").is_file() and target.suffix.lower() != kind:
@@ -161,6 +171,8 @@ def merge(folder: Path, trained: tuple[Path, ...], out: Path | None, as_json: bo
     from graphsplit.report.tables import say
 
     say(console(), f"merged {done.parts} parts into {done.path}")
+    if cut == "base":
+        say(console(), "cut weights keep their old values, so the merged network isn't the mean of the parts")
     if done.difference is not None:
         say(console(), f"the original layers differ from the parts' mean by up to {done.difference:.3g}")
 

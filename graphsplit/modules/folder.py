@@ -14,7 +14,7 @@ from graphsplit.formats.structure import structure_digest
 from graphsplit.formats.weights import read_trained
 from graphsplit.graph import Graph, Tensor
 from graphsplit.merging import Layers, Merge, Opened, open_split
-from graphsplit.modules.source import unwrapped
+from graphsplit.modules.source import by_graph_names, unwrapped
 from graphsplit.options import Scale
 from graphsplit.recombine.match import PART_KEY, SPLIT_KEY
 from graphsplit.recombine.watched import reporting
@@ -99,6 +99,7 @@ def merge_folder(
     layers: Layers = "duplicated",
     output_scale: Scale = "weights",
     allow_nonfinite: bool = False,
+    base: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Merge:
@@ -114,6 +115,9 @@ def merge_folder(
     files = list(trained) or [inside(opened.folder, entry.file) for entry in opened.manifest.submodels]
     split = ModuleSplit([], opened.network.source, opened, None, opened.folder)
     leaves = split.leaves(files, allow_nonfinite=allow_nonfinite)
+    if base is not None:
+        names = opened.network.source.holders.names
+        split.opened = opened = opened.over(by_graph_names(read_trained(base, names=names)[0], names))
     source = split.merged_source(leaves, layers=layers)
     if out is not None:
         watched = source.graph.replace(tensors=reporting(source.graph.tensors, report))

@@ -125,17 +125,23 @@ class ModuleSplit(Split["nn.Module"]):
         return replace(self.source.with_graph(apart(graph, leaves)), holders=holders)
 
     def merge_state_dict(
-        self, trained: Sequence[Any] | None = None, *, allow_nonfinite: bool = False
+        self,
+        trained: Sequence[Any] | None = None,
+        *,
+        allow_nonfinite: bool = False,
+        base: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
         """The merged weights for the user's own module, under its own names.
 
         The module has each layer once. Where the merged network repeats one for each part (`repeats` counts these nodes),
-        this one isn't the exact mean of the sub-models: what was copied is averaged; `difference` measures by how much.
+        this one isn't the exact mean of the sub-models: what was copied is averaged; `difference` measures by how much. With
+        `base`, the state dict of the module as it was split, cut weights keep their values, and it is no mean of any kind.
         Raises MergeError where the module has no place for what the merge needs.
         """
         from graphsplit.formats.torch_module import copied
 
-        graph = self._graph(self.leaves(trained, allow_nonfinite=allow_nonfinite), "original")
+        old = None if base is None else self._tensors(base, [])
+        graph = self._graph(self.leaves(trained, allow_nonfinite=allow_nonfinite), "original", old)
         holders, made = self.source.holders, dict[str, "torch.Tensor"]()
         kept = [(name, known) for name, known in holders.names.items() if known not in holders.temporary]
         for _, known in kept:
@@ -266,14 +272,17 @@ class ModuleSplit(Split["nn.Module"]):
                     hint=f"split with trainable=[{name!r}] if it is to train",
                 )
 
-    def _graph(self, leaves: Sequence[LeafModel], layers: Layers | str) -> Graph:
+    def _graph(
+        self, leaves: Sequence[LeafModel], layers: Layers | str, base: Mapping[str, Tensor] | None = None
+    ) -> Graph:
         """The merged graph, with its counters and everything that nothing computes with."""
+        opened = self.opened.over(base)
         if layers == "weights":
-            found = self.opened.network.graph.replace(tensors=merged_tensors(self.opened, leaves))
+            found = self.opened.network.graph.replace(tensors=merged_tensors(opened, leaves))
         elif layers == "original" and self.plan.activation and self.parts > 1:
-            found = self.opened.network.graph.replace(tensors=self._folded(leaves))
+            found = self.opened.network.graph.replace(tensors=self._folded(opened, leaves))
         else:
-            found, _ = merged_graph(self.opened, leaves, layers=layers)  # type: ignore[arg-type]
+            found, _ = merged_graph(opened, leaves, layers=layers)  # type: ignore[arg-type]
         tensors = dict(found.tensors)
         copied = {name.rpartition(".part_")[0] for name in tensors}
         for name in self.source.holders.names.values():
@@ -285,12 +294,12 @@ class ModuleSplit(Split["nn.Module"]):
                 tensors[name] = ArrayTensor(np.asarray(np.maximum.reduce(arrays), tensors[name].dtype))
         return found.replace(tensors=tensors)
 
-    def _folded(self, leaves: Sequence[LeafModel]) -> dict[str, Tensor]:
+    def _folded(self, opened: Opened, leaves: Sequence[LeafModel]) -> dict[str, Tensor]:
         """The merged weights, with the scale behind an output layer in what stands in front of it: each leaf's by its weight."""
-        tensors = merged_tensors(self.opened, leaves)
+        tensors = merged_tensors(opened, leaves)
         names = folded(self.plan, self.opened.network.dialect)
         light = [replace(leaf, tensors={n: times(leaf.tensors[n], leaf.weight) for n in names}) for leaf in leaves]
-        tensors.update({name: merged_tensor_of(self.opened, name, light) for name in names})
+        tensors.update({name: merged_tensor_of(opened, name, light) for name in names})
         return tensors
 
     def _copies(self, graph: Graph, leaves: Sequence[LeafModel]) -> dict[str, str]:

@@ -74,6 +74,7 @@ class LazyMerged:
     groups: Sequence[Group]
     leaves: Sequence[Leaf]
     source: Tensor | None = None
+    base: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,11 +85,16 @@ class LazyMerged:
         return DTYPES[self.entry.dtype]
 
     def numpy(self) -> Array:
-        return merged_tensor(self.entry, self.groups, self.leaves, source=self.source)
+        return merged_tensor(self.entry, self.groups, self.leaves, source=self.source, base=self.base)
 
 
 def merged_tensor(
-    entry: ParameterEntry, groups: Sequence[Group], leaves: Sequence[Leaf], *, source: Tensor | None = None
+    entry: ParameterEntry,
+    groups: Sequence[Group],
+    leaves: Sequence[Leaf],
+    *,
+    source: Tensor | None = None,
+    base: Tensor | None = None,
 ) -> Array:
     """The source's tensor made of the leaves' slices, shape `entry.shape`, in the source's type.
 
@@ -97,7 +103,7 @@ def merged_tensor(
     - unused and duplicated: the leaves' value where they agree bit for bit, else their weighted mean (of integers the
       maximum);
     - constant: the leaves' value, which must be that of `source` (or, without it, of one another) bit for bit;
-    - cut: zero.
+    - cut: zero, or what `base` has there.
 
     The order in which leaves are given changes nothing. Memory: the tensor, its slices, and CHUNK elements in float64.
 
@@ -109,7 +115,7 @@ def merged_tensor(
     held = [_Held(entry, leaf) for leaf in leaves]
     if entry.role == "constant":
         return _constant(entry, held, source)
-    out = np.zeros(entry.shape, DTYPES[entry.dtype])
+    out = np.zeros(entry.shape, DTYPES[entry.dtype]) if base is None else np.array(base.numpy(), DTYPES[entry.dtype])
     for region in entry.regions(groups):
         mine = [h for h in held if region.owner in (-1, h.leaf.path[0])]
         for axes in _chunks(tuple(ranges.indices() for ranges in region.axes)):
