@@ -94,8 +94,28 @@ def test_a_widened_network_computes_what_the_narrow_one_did() -> None:
 
 
 def test_a_trial_of_a_widened_network(setting: Setting) -> None:
-    trial = run(setting, Way(2, 2, 4, wider=True), seed=0)
+    trial = run(setting, Way(2, 2, 4, kind="wider"), seed=0)
     assert trial.way == "Net2WiderNet at 2"
     assert trial.samples == 23 * 4
     assert len(trial.parts) == 1
     assert len(trial.curve) == 4
+
+
+@pytest.mark.parametrize(
+    ("way", "samples", "sizes"),
+    [
+        (Way(4, 4, 6, kind="tree"), 23 * (4 * 2 + 2 * 2 + 2), 7),
+        (Way(2, 4, 6, kind="rounds", rounds=2), 23 * (2 * 4 + 2), 3),
+        (Way(2, 2, 3, init="fresh"), 23 * (2 * 2 + 1), 3),
+        (Way(2, 2, 3, init="rescale"), 23 * (2 * 2 + 1), 3),
+    ],
+    ids=lambda value: value.title if isinstance(value, Way) else None,
+)
+def test_a_trial_beyond_the_paper(setting: Setting, way: Way, samples: int, sizes: int) -> None:
+    trial = run(setting, way, seed=0)
+    assert trial.samples == samples
+    assert [point["epoch"] for point in trial.curve] == list(range(1, way.epochs + 1))
+    assert len(trial.parameters) == sizes
+    assert trial.merged["epoch"] == way.merge_at
+    assert trial.final["loss"] > 0
+    assert run(setting, way, seed=0).final["loss"] == trial.final["loss"]

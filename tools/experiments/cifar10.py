@@ -38,7 +38,7 @@ def ways(epochs: int) -> list[Way]:
     merges = sorted({round(at * epochs / PAPER) for at in MERGES} - {0, epochs})
     found = [Way(1, 0, epochs, name="Original"), Way(2, 0, epochs, name="Duplicated")]
     found += [Way(2, at, epochs) for at in merges]
-    found += [Way(2, at, epochs, wider=True) for at in merges]
+    found += [Way(2, at, epochs, kind="wider") for at in merges]
     cut = sorted({round(epochs - at + 2 * SHARE * at) for at in merges} - {epochs})
     return found + [Way(1, 0, shorter, name=f"Original, {shorter} epochs") for shorter in cut]
 

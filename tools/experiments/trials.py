@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,14 +33,16 @@ class Way:
     """How a network is trained: K parts up to an epoch, then the merged network; K = 1 is the baseline.
 
     init: what sub-models start from: slices of the network's weights as they are, rescaled, or weights drawn for their width.
-    wider: one sub-model alone is trained, and widened by Net2WiderNet.
+    kind: "once" is the paper's; "wider" trains one sub-model alone, and widens it as Net2WiderNet does; "tree" merges K = 4 to
+    two halves midway; "rounds" merges and splits otherwise, `rounds` times.
     """
 
     k: int
     merge_at: int
     epochs: int
     init: Init = "keep"
-    wider: bool = False
+    kind: Literal["once", "wider", "tree", "rounds"] = "once"
+    rounds: int = 1
     name: str = ""
 
     @property
@@ -47,9 +50,13 @@ class Way:
         """What tells it from others."""
         if self.name or self.k == 1:
             return self.name or "baseline"
-        if self.wider:
-            return f"Net2WiderNet at {self.merge_at}"
-        return f"K={self.k}, merged at {self.merge_at}" + f", {self.init}" * (self.init != "keep")
+        kinds = {
+            "once": f"K={self.k}, merged at {self.merge_at}",
+            "wider": f"Net2WiderNet at {self.merge_at}",
+            "tree": f"K={self.k} in a tree, merged at {self.merge_at}",
+            "rounds": f"K={self.k} in {self.rounds} rounds, merged at {self.merge_at}",
+        }
+        return kinds[self.kind] + f", {self.init}" * (self.init != "keep")
 
 
 @dataclass
@@ -95,101 +102,177 @@ class _Probe:
         return evaluate(self.task, trainee, self.data)
 
 
+class Runner:
+    """One trial under way."""
+
+    def __init__(self, setting: Setting, way: Way, seed: int) -> None:
+        self.setting, self.way, self.seed = setting, way, seed
+        self.trial, self.probe = Trial(way.title, seed), _Probe(setting.task(way.epochs))
+        self.task = self.probe.task
+        torch.manual_seed(seed)
+        self.model = setting.build().train()
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """What is done inside counts as the method's time."""
+        begin = time.perf_counter()
+        yield
+        self.trial.seconds += time.perf_counter() - begin
+
+    def split(self, module: nn.Module, k: int, **options: Any) -> Any:
+        """A split of the network, or of a sub-model of it."""
+        return graphsplit.split(module, self.setting.inputs, k=k, **options)
+
+    def trainee(self, module: nn.Module, number: int = 0) -> Trainee:
+        """A network with an optimizer and a schedule of its own."""
+        return make(self.task, module, [number], self.setting.device, self.way.epochs)
+
+    def epochs(self, trainees: Sequence[Trainee], first: int, until: int) -> None:
+        """Train to an epoch, one network after another, as if one device did all of it; a point of the curve for each."""
+        for epoch in range(first, until):
+            with self.clock():
+                for one in trainees:
+                    (found,) = train(self.task, one, Course(epoch + 1, self.way.epochs, self.seed, first=epoch))
+                    self.trial.multiply_adds += found.multiply_adds
+                    self.trial.samples += found.samples
+            each = [self.probe.scores(one)[0] for one in trainees]
+            mean = {name: sum(score[name] for score in each) / len(each) for name in each[0]}
+            self.trial.curve.append(self.point(epoch + 1, mean))
+
+    def point(self, epoch: int, scores: Mapping[str, float]) -> dict[str, float]:
+        """Scores at an epoch, with what it took to get there."""
+        return {"epoch": epoch, "seconds": self.trial.seconds, "multiply_adds": self.trial.multiply_adds, **scores}
+
+    def watched(self, trainees: Sequence[Trainee]) -> None:
+        """Look at the sub-models just before they are merged."""
+        self.trial.parts = [self.probe.scores(one)[0] for one in trainees]
+        if self.setting.watch is not None:
+            self.trial.extra = self.setting.watch([one.module for one in trainees])
+
+    def finish(self, whole: Trainee) -> Trial:
+        """Train the whole network from the merge to the end."""
+        way, trial = self.way, self.trial
+        trial.merged = self.point(way.merge_at, self.probe.scores(whole)[0])
+        self.epochs([whole], way.merge_at, way.epochs)
+        trial.final = trial.curve[-1] if way.epochs > way.merge_at else trial.merged
+        return trial
+
+    def go_on(self, whole: Trainee, part: Trainee) -> Trainee:
+        """Put a network's schedule where its part's is."""
+        rates = [group["lr"] for group in whole.optimizer.param_groups]
+        for group in whole.optimizer.param_groups:
+            group["lr"] = group.get("initial_lr", group["lr"])
+        whole.schedule = schedule_of(self.task, whole.optimizer, self.way.epochs)
+        if whole.schedule is not None:
+            whole.schedule.load_state_dict(part.schedule.state_dict())
+        for group, rate in zip(whole.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return whole
+
+
 def run(setting: Setting, way: Way, seed: int) -> Trial:
     """One trial."""
-    trial, probe = Trial(way.title, seed), _Probe(setting.task(way.epochs))
-    torch.manual_seed(seed)
-    model = setting.build()
-    begin = time.perf_counter()
+    runner = Runner(setting, way, seed)
     if way.k == 1:
-        whole = make(probe.task, model, [0], setting.device, way.epochs)
-        trial.parameters = [_size(model)]
-        _epochs(setting, probe, [whole], way, seed, trial, 0, way.epochs)
-        trial.final = trial.curve[-1]
-        return trial
-    split = graphsplit.split(
-        model.train(), setting.inputs, k=way.k, init="rescale" if way.init == "rescale" else "keep"
-    )
+        runner.trial.parameters = [_size(runner.model)]
+        runner.epochs([runner.trainee(runner.model)], 0, way.epochs)
+        runner.trial.final = runner.trial.curve[-1]
+        return runner.trial
+    return WAYS[way.kind](runner)
+
+
+def _merged_once(runner: Runner) -> Trial:
+    """The paper's method; with `wider`, Net2WiderNet in its place."""
+    way, wider = runner.way, runner.way.kind == "wider"
+    with runner.clock():
+        split = runner.split(runner.model, way.k, init="rescale" if way.init == "rescale" else "keep")
     if way.init == "fresh":
-        draw_afresh(split.submodels, seed)
-    trial.parameters = [_size(part) for part in (model, *split.submodels)]
-    trial.seconds += time.perf_counter() - begin
-    trainees = [
-        make(probe.task, part, [number], setting.device, way.epochs) for number, part in enumerate(split.submodels)
-    ]
-    trainees = trainees[:1] if way.wider else trainees
-    _epochs(setting, probe, trainees, way, seed, trial, 0, way.merge_at)
-    trial.parts = [probe.scores(one)[0] for one in trainees]
-    if setting.watch is not None:
-        trial.extra = setting.watch([one.module for one in trainees])
-    begin = time.perf_counter()
-    whole = (
-        _wider(setting, probe.task, split, trainees[0], way, seed)
-        if way.wider
-        else _merged(setting, probe.task, split, trainees, way)
-    )
-    trial.seconds += time.perf_counter() - begin
-    trial.merged = _point(trial, way.merge_at, probe.scores(whole)[0])
-    _epochs(setting, probe, [whole], way, seed, trial, way.merge_at, way.epochs)
-    trial.final = trial.curve[-1] if way.epochs > way.merge_at else trial.merged
-    return trial
+        draw_afresh(split.submodels, runner.seed)
+    runner.trial.parameters = [_size(part) for part in (runner.model, *split.submodels)]
+    modules = split.submodels[:1] if wider else split.submodels
+    trainees = [runner.trainee(part, number) for number, part in enumerate(modules)]
+    runner.epochs(trainees, 0, way.merge_at)
+    runner.watched(trainees)
+    with runner.clock():
+        whole = _wide(runner, split, trainees[0]) if wider else merged(runner, split, trainees)
+    return runner.finish(whole)
 
 
-def _epochs(
-    setting: Setting,
-    probe: _Probe,
-    trainees: Sequence[Trainee],
-    way: Way,
-    seed: int,
-    trial: Trial,
-    first: int,
-    until: int,
-) -> None:
-    """Train to an epoch, one at a time: networks side by side share the clock as if one device did all of it."""
-    for epoch in range(first, until):
-        begin = time.perf_counter()
-        for one in trainees:
-            (found,) = train(probe.task, one, Course(epoch + 1, way.epochs, seed, first=epoch))
-            trial.multiply_adds += found.multiply_adds
-            trial.samples += found.samples
-        trial.seconds += time.perf_counter() - begin
-        each = [probe.scores(one)[0] for one in trainees]
-        mean = {name: sum(score[name] for score in each) / len(each) for name in each[0]}
-        trial.curve.append(_point(trial, epoch + 1, mean))
-
-
-def _point(trial: Trial, epoch: int, scores: Mapping[str, float]) -> dict[str, float]:
-    return {"epoch": epoch, "seconds": trial.seconds, "multiply_adds": trial.multiply_adds, **scores}
-
-
-def _merged(setting: Setting, task: Task, split: Any, trainees: Sequence[Trainee], way: Way) -> Trainee:
+def merged(runner: Runner, split: Any, trainees: Sequence[Trainee]) -> Trainee:
     """The merged network with the parts' momentum, on their schedule."""
-    module = split.merge().train()
-    whole = make(task, module, [0], setting.device, way.epochs)
+    whole = runner.trainee(split.merge().train())
     split.merge_optimizers([one.optimizer for one in trainees], into=whole.optimizer)
-    _go_on(task, whole, trainees[0], way)
-    return whole
+    return runner.go_on(whole, trainees[0])
 
 
-def _wider(setting: Setting, task: Task, split: Any, narrow: Trainee, way: Way, seed: int) -> Trainee:
+def _wide(runner: Runner, split: Any, narrow: Trainee) -> Trainee:
     """The widened network, its momenta at zero, on the narrow one's schedule."""
-    whole = make(task, widened(split, narrow.module, seed=seed).train(), [0], setting.device, way.epochs)
+    whole = runner.trainee(widened(split, narrow.module, seed=runner.seed).train())
     for group, settings in zip(whole.optimizer.param_groups, narrow.optimizer.param_groups, strict=True):
         group.update({name: value for name, value in settings.items() if name != "params"})
-    _go_on(task, whole, narrow, way)
-    return whole
+    return runner.go_on(whole, narrow)
 
 
-def _go_on(task: Task, whole: Trainee, part: Trainee, way: Way) -> None:
-    """Put the whole network's schedule where its part's was."""
-    rates = [group["lr"] for group in whole.optimizer.param_groups]
-    for group in whole.optimizer.param_groups:
-        group["lr"] = group.get("initial_lr", group["lr"])
-    whole.schedule = schedule_of(task, whole.optimizer, way.epochs)
-    if whole.schedule is not None:
-        whole.schedule.load_state_dict(part.schedule.state_dict())
-    for group, rate in zip(whole.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+def _in_a_tree(runner: Runner) -> Trial:
+    """K = 4 merged pairwise to 2, trained on, and merged to the whole network: the paper's future work."""
+    way = runner.way
+    with runner.clock():
+        outer = runner.split(runner.model, 2)
+        inner = [runner.split(part, way.k // 2) for part in outer.submodels]
+    leaves: list[nn.Module] = [leaf for one in inner for leaf in one.submodels]
+    runner.trial.parameters = [_size(part) for part in (runner.model, *outer.submodels, *leaves)]
+    trainees = [runner.trainee(leaf, number) for number, leaf in enumerate(leaves)]
+    runner.epochs(trainees, 0, way.merge_at // 2)
+    with runner.clock():
+        halves = [_into(runner, one, trainees[2 * at : 2 * at + 2], at) for at, one in enumerate(inner)]
+    runner.epochs(halves, way.merge_at // 2, way.merge_at)
+    runner.watched(halves)
+    with runner.clock():
+        whole = merged(runner, outer, halves)
+    return runner.finish(whole)
+
+
+def _into(runner: Runner, split: Any, trainees: Sequence[Trainee], number: int = 0) -> Trainee:
+    """The network that was split, with its parts' weights, momentum and schedule."""
+    whole = runner.trainee(split.model, number)
+    split.model.load_state_dict(split.merge_state_dict())
+    split.merge_optimizers([one.optimizer for one in trainees], into=whole.optimizer)
+    return runner.go_on(whole, trainees[0])
+
+
+def _in_rounds(runner: Runner) -> Trial:
+    """Merge, draw a new random partition, split again: cut weights keep their values, and have their turn in another round."""
+    way = runner.way
+    ends = [round(way.merge_at * (number + 1) / way.rounds) for number in range(way.rounds)]
+    part: Trainee | None = None
+    first = 0
+    for number, end in enumerate(ends):
+        base = {name: value.clone() for name, value in runner.model.state_dict().items()}
+        with runner.clock():
+            split = runner.split(runner.model, way.k, strategy="random", seed=1000 * runner.seed + number)
+            trainees = [runner.trainee(one, at) for at, one in enumerate(split.submodels)]
+            if part is not None:
+                for one in trainees:
+                    for group, known in zip(one.optimizer.param_groups, part.optimizer.param_groups, strict=True):
+                        group["lr"] = known["lr"]
+                    runner.go_on(one, part)
+        runner.trial.parameters = [_size(one) for one in (runner.model, *split.submodels)]
+        runner.epochs(trainees, first, end)
+        runner.watched(trainees)
+        with runner.clock():
+            whole = runner.trainee(runner.model)
+            runner.model.load_state_dict(split.merge_state_dict(base=base))
+            split.merge_optimizers([one.optimizer for one in trainees], into=whole.optimizer)
+            part, first = runner.go_on(whole, trainees[0]), end
+    return runner.finish(whole)
+
+
+WAYS: dict[str, Callable[[Runner], Trial]] = {
+    "once": _merged_once,
+    "wider": _merged_once,
+    "tree": _in_a_tree,
+    "rounds": _in_rounds,
+}
 
 
 def draw_afresh(submodels: Sequence[nn.Module], seed: int) -> None:
