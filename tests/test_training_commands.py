@@ -78,7 +78,9 @@ class _KilledError(Exception):
     pass
 
 
-def method(small: Path, out: str, *, stop: int | None = None, resume: bool = False) -> dict[str, Any]:
+def method(
+    small: Path, out: str, *, stop: int | None = None, resume: bool = False, stack: Any = "off"
+) -> dict[str, Any]:
     """A run of the whole method on a small network, killed at its `stop`th step; gives the trained weights."""
     seen = 0
 
@@ -92,21 +94,61 @@ def method(small: Path, out: str, *, stop: int | None = None, resume: bool = Fal
         graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=where)
 
     done = graphsplit.run(
-        split, small / "task.py", pretrain=2, epochs=4, out=small / out, every=0.0, resume=resume, report=report
+        split,
+        small / "task.py",
+        pretrain=2,
+        epochs=4,
+        out=small / out,
+        every=0.0,
+        resume=resume,
+        stack=stack,
+        report=report,
     )
     state: dict[str, Any] = graphsplit.load_module(done.file).state_dict()
     return state
 
 
-def test_a_run_that_is_killed_ends_the_same(small: Path) -> None:
+@pytest.mark.parametrize(("stack", "stops"), [("off", (1, 10, 14, 20, 24)), ("on", (6, 10, 14))])
+def test_a_run_that_is_killed_ends_the_same(small: Path, stack: str, stops: tuple[int, ...]) -> None:
+    """Ten steps of each part, or of both together, then ten of the merged network."""
     (small / "task.py").write_text(PLAIN.replace("SGD", "Adam").replace("RATE = 0.05", "RATE = 0.02"))
-    wanted = method(small, "whole")
-    for stop in (1, 10, 14, 20, 24):  # 10 steps of each part, then 10 of the merged network
+    wanted = method(small, "whole", stack=stack)
+    for stop in stops:
         with pytest.raises(_KilledError):
-            method(small, f"stop{stop}", stop=stop)
+            method(small, f"stop{stop}", stop=stop, stack=stack)
         torch.manual_seed(stop)
-        found = method(small, f"stop{stop}", resume=True)
+        found = method(small, f"stop{stop}", resume=True, stack=stack)
         assert all(torch.equal(found[name], value) for name, value in wanted.items()), stop
+
+
+def test_a_merge_on_a_plateau(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as the parts' mean validation loss hasn't fallen for as many epochs as there is patience."""
+    text = PLAIN.replace("lr=RATE)", "lr=RATE / 1e9)")  # nothing moves but running statistics
+
+    def merged_at(name: str, text: str, **options: Any) -> int:
+        (small / "task.py").write_text(text)
+        done = graphsplit.run(
+            lambda where: graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=where),
+            small / "task.py",
+            pretrain=6,
+            epochs=7,
+            out=small / name,
+            stack="off",
+            **options,
+        )
+        assert done.merged.epochs == 7
+        assert done.parts[0].epochs == done.merged_at
+        one, other = ([line["validation"]["loss"] for line in part.history] for part in done.parts)
+        lines = [(a + b) / 2 for a, b in zip(one, other, strict=True)]
+        best = lines.index(min(lines)) + 1
+        assert done.merged_at == 6 or done.merged_at - best >= options["patience"]
+        return done.merged_at
+
+    early = merged_at("still", text, patience=2)
+    assert merged_at("still", text, patience=2, resume=True) == early
+    assert merged_at("asked", PLAIN) == 6
+    with pytest.raises(TrainingError, match=r"has no validation_data\(\)"):
+        merged_at("blind", PLAIN.replace("def validation_data", "def other_data"), patience=2)
 
 
 def test_a_run_is_not_replaced_unasked(small: Path) -> None:
@@ -126,6 +168,7 @@ def test_the_merged_network_goes_on_with_the_parts_momentum_and_schedule(small: 
         pretrain=2,
         epochs=2,
         out=small / "out",
+        stack="off",
     )
     assert found.merged.history == ()
     merged = checkpoint.read(small / "out" / "training" / CHECKPOINT)

@@ -154,6 +154,21 @@ def train(network: Path, parts: tuple[int, ...], as_json: bool, **options: Any) 
     required=True,
     help="How many of the epochs sub-models train before they are merged.",
 )
+@click.option(
+    "--merge-when",
+    type=click.Choice(["epoch", "plateau"]),
+    default="epoch",
+    show_default=True,
+    help="Merge at --pretrain, or earlier if the validation loss stops falling.",
+)
+@click.option(
+    "--patience",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How many epochs without a lower loss are a plateau.",
+)
 @click.option("-o", "out", metavar="DIR", type=PATH, help="The folder to write; MODEL-run by default.")
 @click.option("--strategy", metavar="NAME", default="contiguous", help="Which vertices go together.")
 @SHARES
@@ -173,6 +188,8 @@ def run(
     from graphsplit.cli import split_model
     from graphsplit.training.start import as_json as plain
 
+    waits = options.pop("patience")
+    patience = waits if options.pop("merge_when") == "plateau" else None
     chosen = ("rules", "trainable", "constant", "sizes", "inputs", "keep", "outputs")
     planned = {name: options.pop(name) for name in chosen} | {"strategy": strategy, "shares": shares}
     folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-run")
@@ -182,7 +199,9 @@ def run(
             torch.manual_seed(options["seed"])  # a factory draws the first weights
             split_model(model, k, planned, {"out": where, "progress": progress})
 
-        found = room.run(split, options.pop("task"), pretrain=pretrain, out=folder, report=progress, **options)
+        found = room.run(
+            split, options.pop("task"), pretrain=pretrain, patience=patience, out=folder, report=progress, **options
+        )
     if as_json:
         emit(plain(found))
         return

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Result:
     """What the method came to. seconds: of splitting, merging and evaluation; those of training are in the outcomes.
 
     scores: loss and metrics on the test data, else the validation data, of each part, the merged network as it was merged, and
-    at the end. file: the trained network.
+    at the end. file: the trained network. merged_at: the epoch of the merge.
     """
 
     file: Path
@@ -40,10 +40,13 @@ class Result:
     merged: Outcome
     seconds: Mapping[str, float]
     scores: Mapping[str, Mapping[str, float]]
+    merged_at: int
 
 
 Splitter = Callable[[Path], object]
 """Writes the network's split into the folder that it is called with."""
+Trainer = Callable[[Path, Task, Training], Sequence[Outcome]]
+"""Trains the sub-models in a folder."""
 
 
 def run(
@@ -53,13 +56,15 @@ def run(
     pretrain: int,
     out: str | os.PathLike[str],
     *,
+    patience: int | None = None,
     report: Report | None = None,
-    train_them: Callable[[Path, Task, Training], Sequence[Outcome]] | None = None,
+    train_them: Trainer | None = None,
 ) -> Result:
     """Run the method in a folder: `pretrain` epochs of each sub-model, then the merged network to `training.epochs`.
 
-    A run that was ended goes on where it was with `training.resume`. `train_them` trains the sub-models in another way than one
-    after another. Raises TrainingError, and what splitting and merging raise.
+    With `patience`, sub-models are merged earlier if their mean validation loss hasn't fallen for so many epochs; it is looked at
+    every so many epochs. A run that was ended goes on where it was with `training.resume`. `train_them` trains the sub-models in
+    another way than one after another. Raises TrainingError, and what splitting and merging raise.
     """
     if not 0 <= pretrain <= training.epochs:
         raise TrainingError(f"--pretrain {pretrain} isn't within the {training.epochs} epochs in all")
@@ -75,7 +80,8 @@ def run(
         with clock("split"):
             split(parts)
     first = Training(pretrain, training.epochs, training.seed, training.device, training.every, resume=True)
-    trained = (train_them or _in_turn(report))(parts, task, first)
+    trained = _pretrained(parts, task, first, train_them or _in_turn(report), patience)
+    pretrain = trained[0].epochs
     with clock("merge"):
         merged = _merged(parts, task, training, out)
     data = next((made() for made in (task.test_data, task.validation_data) if made is not None), None)
@@ -99,7 +105,7 @@ def run(
     if data is not None:
         with clock("evaluate"):
             scores["trained"] = evaluate(task, merged.trainee, data)[0]
-    return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores)
+    return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores, pretrain)
 
 
 def _empty(out: Path) -> None:
@@ -112,7 +118,29 @@ def _empty(out: Path) -> None:
         raise TrainingError(f"{str(out)!r}: {error.strerror}", hint="choose another -o") from error
 
 
-def _in_turn(report: Report | None) -> Callable[[Path, Task, Training], Sequence[Outcome]]:
+def _pretrained(
+    parts: Path, task: Task, training: Training, train_them: Trainer, patience: int | None
+) -> Sequence[Outcome]:
+    """The sub-models, trained to the epoch of the merge. A run that goes on comes to the same epoch."""
+    if patience is None:
+        return train_them(parts, task, training)
+    if task.validation_data is None:
+        raise TrainingError(
+            "--merge-when plateau looks at the validation loss, and the task has no validation_data()",
+            hint="give it one, or say when to merge with --pretrain alone",
+        )
+    until = 0
+    while True:
+        until = min(until + patience, training.epochs)
+        found = train_them(parts, task, replace(training, epochs=until))
+        each = zip(*(one.history[:until] for one in found), strict=True)
+        losses = [sum(line["validation"]["loss"] for line in lines) / len(lines) for lines in each]
+        best = min(range(len(losses)), key=losses.__getitem__) + 1
+        if until == training.epochs or until - best >= patience:
+            return found
+
+
+def _in_turn(report: Report | None) -> Trainer:
     return lambda parts, task, training: train_parts(parts, task, training, report=report)
 
 

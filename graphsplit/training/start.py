@@ -72,6 +72,7 @@ def run(
     *,
     pretrain: int,
     out: str | os.PathLike[str],
+    patience: int | None = None,
     epochs: int | None = None,
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -85,7 +86,8 @@ def run(
 ) -> Result:
     """The whole method in the folder `out`: split, train each sub-model for `pretrain` epochs, merge, train on to `epochs`.
 
-    `split` writes the split into the folder that it is called with. Everything else is as in `train`.
+    `split` writes the split into the folder that it is called with. patience: merge earlier if the sub-models' mean validation
+    loss hasn't fallen for so many epochs. Everything else is as in `train`.
 
     Raises TrainingError, and what splitting and merging raise.
     """
@@ -95,7 +97,7 @@ def run(
     def train_them(parts: Path, task: Task, first: Training) -> Sequence[Outcome]:
         return train_folder(parts, task, first, settings or {}, stack=stack, engine=engine, jobs=jobs, report=report)
 
-    return method.run(split, found, training, pretrain, out, report=report, train_them=train_them)
+    return method.run(split, found, training, pretrain, out, patience=patience, report=report, train_them=train_them)
 
 
 def train_folder(
@@ -165,6 +167,7 @@ def as_json(found: Outcome | Result) -> dict[str, Any]:
         "file": str(found.file),
         "parts": [as_json(one) for one in found.parts],
         "merged": as_json(found.merged),
+        "merged_at": found.merged_at,
         "seconds": dict(found.seconds),
         "scores": {name: dict(score) for name, score in found.scores.items()},
     }

@@ -35,7 +35,8 @@ def show_result(console: Console, found: Result) -> None:
     if scored:
         say(console, "", table([("", "left"), *((name, "right") for name in names)], scored))
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found.seconds.items())
-    say(console, "", f"besides training: {spent}" if spent else "", f"the trained network: {found.file}")
+    say(console, "", f"merged at epoch {found.merged_at}" + f"; besides training: {spent}" * bool(spent))
+    say(console, f"the trained network: {found.file}")
 
 
 def _amounts(one: Outcome) -> tuple[str, str, str, str]:
