@@ -12,7 +12,7 @@ import pytest
 
 import graphsplit
 from graphsplit import merging
-from graphsplit.errors import PlanError
+from graphsplit.errors import GraphsplitError, PlanError
 from graphsplit.graph import ArrayTensor, Graph
 from graphsplit.splitting import split
 from graphsplit.verification import laws, verify
@@ -251,9 +251,14 @@ def features_and_their_mean() -> onnx.ModelProto:
     return net.build()
 
 
-@pytest.mark.parametrize("outputs", ["auto", "mean", "concat"])
+@pytest.mark.parametrize("outputs", ["auto", "mean"])
 def test_an_output_partly_divided_and_partly_each_parts_own(tmp_path: Path, outputs: str) -> None:
     exact(features_and_their_mean(), tmp_path, outputs=outputs)
+
+
+def test_an_output_partly_each_parts_own_is_not_put_side_by_side(tmp_path: Path) -> None:
+    with pytest.raises(GraphsplitError, match="each part has 'features' whole: Concat"):
+        exact(features_and_their_mean(), tmp_path, outputs="concat")
 
 
 def chaotic(dtype: str) -> onnx.ModelProto:

@@ -23,6 +23,7 @@ from tests.torch_structures import (  # noqa: E402
     SpatialGate,
     Squeeze,
 )
+from tools.shared.ways import Way  # noqa: E402
 from tools.zoos.example import Example, ready  # noqa: E402
 from tools.zoos.law import examine  # noqa: E402
 
@@ -123,7 +124,7 @@ def test_a_generated_network_is_exact(seed: int) -> None:
     model = make(draw, draw.randint(1, 4))
     strategy = draw.choice(["contiguous", "random", "interleaved"])
     try:
-        found = examine(ready(Example(model, (x,))), draw.choice([2, 2, 3]), strategy)
+        found = examine(ready(Example(model, (x,))), Way(draw.choice([2, 2, 3]), strategy))
     except GraphsplitError as error:
         pytest.fail(f"{error}: say here which seeds are refused, and why")
     assert found["status"] == "exact", found["reason"]

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.torch_structures import CASES, IMAGES, Language, Planes, Windows  # noqa: E402
+from tools.shared.ways import Way  # noqa: E402
 from tools.zoos.example import Example, ready  # noqa: E402
 from tools.zoos.law import examine  # noqa: E402
 
@@ -15,7 +16,7 @@ from tools.zoos.law import examine  # noqa: E402
 def test_it_is_exact_and_narrow(name: str) -> None:
     torch.manual_seed(0)
     make, args, share = CASES[name]
-    found = examine(ready(Example(make(), args)), 2, "contiguous")
+    found = examine(ready(Example(make(), args)), Way(2))
     assert found["status"] == "exact", found["reason"]
     assert found["worst"] < 1e-11
     assert found["share"] <= share
@@ -28,7 +29,7 @@ def test_it_is_exact_and_narrow(name: str) -> None:
 def test_other_strategies(name: str, strategy: str) -> None:
     torch.manual_seed(0)
     make, args, _ = CASES[name]
-    found = examine(ready(Example(make(), args)), 2, strategy)
+    found = examine(ready(Example(make(), args)), Way(2, strategy))
     assert found["status"] == "exact", found["reason"]
 
 
@@ -36,7 +37,7 @@ def test_other_strategies(name: str, strategy: str) -> None:
 def test_four_parts(name: str) -> None:
     torch.manual_seed(0)
     make, args, _ = CASES[name]
-    found = examine(ready(Example(make(), args)), 4, "contiguous")
+    found = examine(ready(Example(make(), args)), Way(4))
     assert found["status"] == "exact", found["reason"]
 
 
@@ -57,7 +58,7 @@ def test_a_wrong_merge_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         return graph.replace(tensors={**graph.tensors, "last.weight": ArrayTensor(array)})
 
     monkeypatch.setattr(ModuleSplit, "_graph", off)
-    found = examine(ready(Example(Planes(torch.nn.Identity()), (IMAGES,))), 2, "contiguous")
+    found = examine(ready(Example(Planes(torch.nn.Identity()), (IMAGES,))), Way(2))
     assert found["status"] == "FAILED"
     assert "law 1" in found["reason"]
 
