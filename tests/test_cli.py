@@ -423,6 +423,31 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert time.perf_counter() - begin < 3  # 0.1 s on a quiet machine
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "models/lenet.onnx", "--task", "models/glyphs_task.py"],
+        ["run", "models/lenet.onnx", "--task", "models/glyphs_task.py", "-k", "2", "--pretrain", "1"],
+        ["split", "models.lenet:LeNet", "--input", "1x1x28x28", "-k", "2"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_without_torch_it_says_what_to_install(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'torch': raise ModuleNotFoundError('no torch', name='torch')\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from graphsplit.cli import main\n"
+        f"main({arguments!r}, prog_name='graphsplit')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert "graphsplit[torch]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_inspect_imports_neither_torch_nor_onnxruntime(lenet: Path) -> None:
     code = (
         "import sys; from graphsplit.cli import main\n"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphsplit.report import Report
 
 FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+TORCH = "the extra 'torch': pip install 'graphsplit[torch]'"
 
 
 class Commands(click.Group):
@@ -34,6 +35,10 @@ class Commands(click.Group):
             sys.stdout.flush()
         except GraphsplitError as error:
             _fail(ctx, error.message, error.hint)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            _fail(ctx, f"{ctx.invoked_subcommand} needs torch for this, and it isn't installed", TORCH)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
