@@ -248,6 +248,7 @@ def test_what_merge_prints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         "trained": (Path("b.onnx"), Path("a.onnx")),
         "out": Path("parts/merged.onnx"),
         "layers": "original",
+        "base": None,
         "output_scale": "activation",
         "allow_nonfinite": False,
         "force": False,
