@@ -389,6 +389,11 @@ FAILING = {
     ),
     "no optimizer": (_failing(PLAIN, "torch.optim.SGD(model.parameters(), lr=RATE)", "model"), "gives a Net"),
     "no schedule": (_failing(PLAIN, "torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)", "1"), "gives a int"),
+    "a plateau": (
+        _failing(PLAIN, "lr_scheduler.ExponentialLR(optimizer, 0.95)", "lr_scheduler.ReduceLROnPlateau(optimizer)"),
+        "a rate of its own",
+    ),
+    "a closure": (_failing(PLAIN, "torch.optim.SGD(", "torch.optim.LBFGS("), "LBFGS evaluates the loss"),
     "an iterator": (
         _failing(PLAIN, "return DataLoader(Noisy(), batch_size=5, shuffle=True)", "return iter([1])"),
         "once only",

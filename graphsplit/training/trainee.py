@@ -87,6 +87,10 @@ def make(task: Task, module: nn.Module, parts: Sequence[int], device: str | torc
     optimizer = task.optimizer(module)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TrainingError(f"optimizer() gives a {type(optimizer).__name__}, and no torch.optim.Optimizer")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise TrainingError(
+            "LBFGS evaluates the loss several times a step, which this trainer doesn't", hint="see docs/trainers.md"
+        )
     return Trainee(module, optimizer, schedule_of(task, optimizer, epochs), tuple(parts), place)
 
 
@@ -95,6 +99,11 @@ def schedule_of(task: Task, optimizer: torch.optim.Optimizer, epochs: int) -> An
     made = task.schedule(optimizer, epochs) if task.schedule is not None else None
     if made is not None and not isinstance(made, torch.optim.lr_scheduler.LRScheduler):
         raise TrainingError(f"schedule() gives a {type(made).__name__}, and no scheduler of torch.optim.lr_scheduler")
+    if isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise TrainingError(
+            "ReduceLROnPlateau gives each sub-model a rate of its own, and the merged network goes on with one",
+            hint="take a schedule of epochs or steps; --merge-when plateau merges when the loss stops falling",
+        )
     return made
 
 
