@@ -212,6 +212,26 @@ def test_more_epochs_go_on_from_where_it_was(tmp_path: Path, task_file: Path) ->
     assert torch.equal(longer.module.up.weight, whole.module.up.weight)
 
 
+def test_tensorboard_has_the_same_numbers_where_it_is_installed(tmp_path: Path, task_file: Path) -> None:
+    """Once each, though the training was killed and went on."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    task = load_task(task_file)
+    course = Course(2, 3, folder=tmp_path / "run", every=60.0)
+
+    def report(title: str, done: int, total: int) -> None:
+        if done == 8:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train(task, make(task, net(), [0], "cpu", 3), replace(course, until=3), report)
+    found = train(task, make(task, net(), [0], "cpu", 3), replace(course, resume=True))
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "learning rate", "validation loss", "validation error"}
+    scalars = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert scalars == [(line["epoch"], pytest.approx(line["loss"])) for line in found[0].history]
+
+
 # -- stacked ------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from graphsplit.training import checkpoint
+from graphsplit.training.board import Board
 from graphsplit.training.checkpoint import Progress
 from graphsplit.training.streams import Stream, seed_model
 from graphsplit.training.task import Task, TrainingError
@@ -67,6 +68,7 @@ class _Run:
     streams: list[Stream]
     report: Report
     progress: Progress
+    board: Board
     sums: list[torch.Tensor] = field(default_factory=list)
     saved: float = 0.0
     begun: float = 0.0
@@ -84,13 +86,17 @@ def train(task: Task, trainee: Trainee, course: Course, report: Report | None = 
     """
     data = [task.train_data() for _ in trainee.parts]
     streams = [Stream(one, course.seed, part, task.path) for one, part in zip(data, trainee.parts, strict=True)]
-    run = _Run(task, trainee, course, streams, report or (lambda *_: None), Progress(epoch=course.first))
+    run = _Run(
+        task, trainee, course, streams, report or (lambda *_: None), Progress(epoch=course.first), Board(None, 0)
+    )
     _open(run)
+    run.board = Board(course.folder, run.progress.epoch)
     run.begun = run.saved = time.monotonic()
     validation = task.validation_data() if task.validation_data is not None else None
     while run.progress.epoch < course.until:
         _epoch(run)
         _finish_epoch(run, validation)
+    run.board.close()
     if course.folder is not None and not (course.folder / CHECKPOINT).exists():
         _save(run)  # no epoch was asked for: what comes after takes up the start
     return _outcomes(run)
@@ -213,6 +219,7 @@ def _finish_epoch(run: _Run, validation: Any) -> None:
     with (course.folder / METRICS).open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
     progress.lines += len(lines)
+    run.board.write(lines)
     if progress.epoch >= course.until or time.monotonic() - run.saved > course.every:
         _save(run)
 
