@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphsplit.rules import registry
-from tools import coverage, randomise_light, zoo
+from tools import coverage, coverage_page, randomise_light, zoo
 from tools.coverage import Model, Result, Way
 from tools.rules_table import document
 
@@ -369,3 +369,34 @@ def test_a_network_that_dies_or_takes_too_long_fails_alone(monkeypatch: pytest.M
     assert found["works"].status == "exact"
     assert found["dies"].reason == "its process died (exit code 3)"
     assert found["sleeps"].reason == "it took longer than 2 s"
+
+
+def test_the_page_of_all_coverage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(zoo, "module_of", lambda _: SimpleNamespace(names=lambda: ["a", "b"]))
+    coverage.write(tmp_path / "onnx.json", [result("x.onnx", share=0.25)])
+    known = [zoo_result(n, "exact", worst=0.0, tolerance=1.0, share=0.25) for n in ("b", "a", "gone")]
+    known += [zoo.ZooResult("torchvision", "a", 4, "contiguous", "refused", reason="too narrow")]
+    zoo.write(tmp_path / "zoo.json", known)
+    arguments = [
+        "--onnx",
+        str(tmp_path / "onnx.json"),
+        "--onnx-command",
+        "python it",
+        "--zoo",
+        str(tmp_path / "zoo.json"),
+    ]
+    assert coverage_page.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("# Coverage\n")
+    assert "    python it" in text
+    assert "| torchvision | K=2 | 2 | 0 | 0 | 0 | 0 |\n| torchvision | K=4 | 0 | 1 | 0 | 0 | 0 |" in text
+    assert "python tools/zoo.py torchvision -k 2 --also 4" in text
+    assert (
+        text.index("| torchvision | K=2")
+        < text.index("x.onnx")
+        < text.index("| a | 0 | 25.0%")
+        < text.index("| b | 0 ")
+    )
+    assert "gone" not in text
