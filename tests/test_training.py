@@ -307,7 +307,7 @@ def test_a_stacked_training_that_is_killed_ends_the_same(tmp_path: Path, double_
 
 def test_auto_measures_once_and_keeps_to_it(tmp_path: Path, double_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = split_calm(tmp_path / "parts")
-    train_parts(folder, double_task, Training(1, 1), stack="auto")
+    train_parts(folder, double_task, Training(1, 2), stack="auto")
     found = json.loads((folder / "training" / "stacked" / "way.json").read_text())
     assert found["way"] in found["seconds"]
     assert len(found["seconds"]) == 3
@@ -322,6 +322,22 @@ def test_what_can_t_be_stacked_is_refused_or_trains_in_turn(tmp_path: Path, task
     with pytest.raises(TrainingError, match="--stack on: "):
         train_parts(folder, task, Training(1, 1), stack="on")
     assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
+
+
+def test_one_part_alone_doesn_t_end_a_stacked_training(tmp_path: Path, double_task: Task) -> None:
+    """Not even with force: the other parts' progress is in it."""
+    folder = split_calm(tmp_path / "parts")
+
+    def report(title: str, done: int, total: int) -> None:
+        if done == 8:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train_parts(folder, double_task, Training(3, 3, every=0.0), stack="on", report=report)
+    for training in (Training(3, 3), Training(3, 3, force=True), Training(3, 3, resume=True)):
+        with pytest.raises((TrainingError, _KilledError)):
+            train_parts(folder, double_task, training, parts=[0], report=report)
+        assert (folder / "training" / "stacked" / CHECKPOINT).exists()
 
 
 # -- data order -----------------------------------------------------------------------------------------------
@@ -350,6 +366,72 @@ def test_a_stream_leaves_the_network_s_numbers_alone(task_file: Path) -> None:
     torch.manual_seed(5)
     batches(Stream(load_task(task_file).train_data(), 0, 0), 0)
     assert torch.equal(torch.rand(3), wanted)
+
+
+GROWING = """
+
+class Growing(torch.utils.data.Sampler):
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return 10 if self.epoch < 2 else 20
+
+    def __iter__(self):
+        return iter(range(len(self)))
+
+
+def train_data():
+    return DataLoader(Noisy(), batch_size=5, sampler=Growing())
+"""
+
+
+def test_an_epoch_is_as_long_as_its_sampler_says(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(PLAIN + GROWING)
+    task = load_task(tmp_path / "task.py")
+    (found,) = train(task, make(task, net(), [0], "cpu", 4), Course(4, 4))
+    assert [line["samples"] for line in found.history] == [10, 20, 40, 60]
+    (later,) = train(task, make(task, net(), [0], "cpu", 4), Course(4, 4, first=2))
+    assert [line["samples"] for line in later.history] == [20, 40]
+
+
+def test_what_validation_draws_changes_no_training(tmp_path: Path) -> None:
+    shuffled = PLAIN.replace("    return [(", "    return DataLoader([(").replace(
+        "torch.arange(8) % 4)]", "torch.arange(8) % 4)], None)"
+    )
+    drawing = shuffled.replace("def validation_data():", "def validation_data():\n    torch.rand(3)")
+    losses = []
+    for text in (PLAIN, drawing, PLAIN.replace("def validation_data", "def nothing")):
+        (tmp_path / "task.py").write_text(text)
+        task = load_task(tmp_path / "task.py")
+        (found,) = train(task, make(task, net(), [0], "cpu", 3), Course(3, 3))
+        losses.append([line["loss"] for line in found.history])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_what_is_drawn_as_data_is_made_depends_on_the_seed(tmp_path: Path) -> None:
+    split = "return DataLoader(torch.utils.data.random_split(Noisy(), [13, 10])[0], batch_size=5)"
+    (tmp_path / "task.py").write_text(PLAIN.replace("return DataLoader(Noisy(), batch_size=5, shuffle=True)", split))
+    task, losses = load_task(tmp_path / "task.py"), []
+    for drawn, seed in ((1, 0), (2, 0), (2, 5)):
+        torch.manual_seed(drawn)
+        (found,) = train(task, make(task, net(), [0], "cpu", 1), Course(1, 1, seed))
+        losses.append(found.history[0]["loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_training_that_was_replaced_doesn_t_come_back(tmp_path: Path, task_file: Path) -> None:
+    task, course = load_task(task_file), Course(2, 3, folder=tmp_path / "run")
+    train(task, make(task, net(), [0], "cpu", 3), course)
+
+    def report(title: str, done: int, total: int) -> None:
+        raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train(task, make(task, net(), [0], "cpu", 3), replace(course, force=True), report)
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
 
 
 def test_a_loader_s_own_generator_is_seeded(task_file: Path) -> None:
@@ -413,6 +495,9 @@ FAILING = {
         _failing(PLAIN, "lr_scheduler.ExponentialLR(optimizer, 0.95)", "lr_scheduler.ReduceLROnPlateau(optimizer)"),
         "a rate of its own",
     ),
+    "metrics are no numbers": (_failing(PLAIN, ".float().mean()}", "}"), "metrics\\(\\) gives 'error' as Tensor"),
+    "metrics say loss": (_failing(PLAIN, '{"error"', '{"loss"'), "other than loss"),
+    "another shape": (_failing(PLAIN, "return x +", "return x[:4] +"), "can't take the inputs|raised RuntimeError"),
     "a closure": (_failing(PLAIN, "torch.optim.SGD(", "torch.optim.LBFGS("), "LBFGS evaluates the loss"),
     "an iterator": (
         _failing(PLAIN, "return DataLoader(Noisy(), batch_size=5, shuffle=True)", "return iter([1])"),

@@ -152,7 +152,11 @@ def test_a_merge_on_a_plateau(small: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_run_is_not_replaced_unasked(small: Path) -> None:
-    method(small, "out")
+    wanted = method(small, "out")
+    with pytest.raises(TrainingError, match="was begun with pretrain 2, and now it is 3"):
+        graphsplit.run(lambda _: None, small / "task.py", pretrain=3, epochs=4, out=small / "out", resume=True)
+    found = graphsplit.load_module(small / "out" / "trained.pt2").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
     with pytest.raises(TrainingError, match="holds a run already"):
         method(small, "out")
     with pytest.raises(TrainingError, match="isn't empty"):
@@ -180,6 +184,40 @@ def test_the_merged_network_goes_on_with_the_parts_momentum_and_schedule(small: 
     assert whole.abs().max() > 0
 
 
+def test_settings_that_a_schedule_moves_go_on_behind_the_merge(small: Path) -> None:
+    """Not only rates: OneCycleLR moves the momentum as well."""
+    cycle = "torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=epochs)"
+    text = PLAIN.replace("lr=RATE)", "lr=RATE, momentum=0.9)")
+    (small / "task.py").write_text(text.replace("torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)", cycle))
+    with pytest.raises(_KilledError):
+        graphsplit.run(
+            lambda where: graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=where),
+            small / "task.py",
+            pretrain=2,
+            epochs=5,
+            out=small / "out",
+            every=0.0,
+            stack="off",
+            report=_killed_at(22),
+        )
+    merged = checkpoint.read(small / "out" / "training" / CHECKPOINT)["optimizer"]["param_groups"][0]
+    part = checkpoint.read(part_folder(small / "out" / "parts", 0) / CHECKPOINT)["optimizer"]["param_groups"][0]
+    assert merged["momentum"] == part["momentum"] != 0.95
+    assert merged["lr"] == part["lr"]
+
+
+def _killed_at(step: int) -> Callable[[str, int, int], None]:
+    seen = 0
+
+    def report(title: str, done: int, total: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == step:
+            raise _KilledError
+
+    return report
+
+
 def test_a_single_network_trains(run: Run, tmp_path: Path) -> None:
     few = ("--task", GLYPHS, "--set", "IMAGES=200", "--epochs", 1)
     done = run("train", "models.lenet:LeNet", *few, "-o", "lenet.safetensors")
@@ -198,9 +236,12 @@ def test_a_single_network_trains(run: Run, tmp_path: Path) -> None:
     before, after = graphsplit.load_module("merged.pt2"), graphsplit.load_module("merged-trained.pt2")
     assert not torch.equal(before.fc1.weight, after.fc1.weight)
     assert (tmp_path / "merged-trained-training" / METRICS).exists()
+    kept = Path("merged-trained.pt2").read_bytes()
     refused = run("train", "merged.pt2", *few)
     assert refused.exit_code == 2
-    assert "holds a training at epoch 1" in refused.stderr
+    assert "'merged-trained.pt2' exists already" in refused.stderr
+    assert Path("merged-trained.pt2").read_bytes() == kept
+    assert run("train", "merged.pt2", *few, "--resume").exit_code == 0
 
 
 def test_parts_one_by_one_as_a_job_array_does(run: Run, small: Path) -> None:
@@ -234,6 +275,22 @@ def test_what_can_t_be_trained_is_refused(run: Run, small: Path, arguments: tupl
     assert done.exit_code == 2
     assert message in done.stderr
     assert weights(small / "parts") == before
+
+
+def test_a_task_s_epochs_are_those_of_the_schedule_on_any_engine(run: Run, small: Path) -> None:
+    """Data that changes with the epoch asks for them."""
+    (small / "task.py").write_text(
+        PLAIN.replace(
+            "def train_data():",
+            "def train_data():\n    with open('seen', 'a') as file:\n        print(EPOCHS, file=file)",
+        )
+    )
+    few = ("--task", "task.py", "--epochs", 1, "--schedule-epochs", 3, "--stack", "off")
+    assert run("train", "parts", *few).exit_code == 0
+    assert run("train", "parts", *few, "--force", "--jobs", 2).exit_code == 0
+    for job in jobs_of(small, Training(1, 3, force=True)):
+        job.run()
+    assert (small / "seen").read_text().split() == ["3"] * 6
 
 
 # -- engines --------------------------------------------------------------------------------------------------
@@ -335,7 +392,7 @@ def test_a_ray_cluster_gives_the_same(cluster: Any, small: Path) -> None:
         on_ray(jobs_of(small, Training(3, 3)))
     (small / "task.py").write_text(PLAIN.replace("cross_entropy(outputs", "cross_entropy(outputs[0]"))
     with pytest.raises(TrainingError, match=r"part \d: .*task.py:\d+: loss\(\) raised"):
-        on_ray(jobs_of(small, Training(4, 4, resume=True)))
+        on_ray(jobs_of(small, Training(4, 3, resume=True)))
 
 
 def test_without_ray_it_says_what_to_install(small: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

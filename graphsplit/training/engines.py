@@ -49,7 +49,8 @@ class Job:
 
     def run(self) -> None:
         """Train, here and now."""
-        train_parts(self.folder, load_task(self.task, self.settings), self.training, parts=[self.part])
+        settings = {**self.settings, "EPOCHS": str(self.training.schedule)}
+        train_parts(self.folder, load_task(self.task, settings), self.training, parts=[self.part])
 
     def outcome(self) -> Outcome:
         """What it came to, from what it left."""

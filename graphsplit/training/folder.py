@@ -118,17 +118,18 @@ def _train_together(
 def _leave_stack(place: Path, folder: Path, parts: Sequence[int], training: Training) -> None:
     """Parts that were stacked go on alone from where the stack left them. Raises TrainingError where it isn't at its end."""
     path = place / CHECKPOINT
-    if not path.exists():
+    if not path.exists() or not (training.force or training.resume):  # neither: it will be refused
         return
-    reached = 0 if training.force else checkpoint.read(path)["progress"]["epoch"]
-    for part in parts if not training.force else ():
+    content = checkpoint.read(path)
+    reached = content["progress"]["epoch"]
+    for part in parts if not training.force else set(content["identity"]["parts"]) - set(parts):
         own = part_folder(folder, part) / CHECKPOINT
         if not own.exists() or checkpoint.read(own)["progress"]["epoch"] < reached:
             raise TrainingError(
                 f"part {part} is in the midst of a training in which the parts are stacked",
                 hint="go on with all of them: --resume without --part and --stack off; or start anew with --force",
             )
-    path.unlink()
+    path.unlink(missing_ok=True)  # jobs of an array may get here together
 
 
 def _train_part(

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from graphsplit.errors import GraphsplitError
 from graphsplit.training import checkpoint
 from graphsplit.training.board import Board
 from graphsplit.training.checkpoint import Progress
-from graphsplit.training.streams import Stream, seed_model
+from graphsplit.training.streams import Stream, drawn, seed_model
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.trainee import Trainee, batch_of, evaluate, samples
 
@@ -76,7 +77,17 @@ class _Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"seed": self.course.seed, "parts": list(self.trainee.parts), "first epoch": self.course.first}
+        return identity(self.course, self.trainee)
+
+
+def identity(course: Course, trainee: Trainee) -> dict[str, Any]:
+    """What has to be the same when a training is gone on with."""
+    return {
+        "seed": course.seed,
+        "parts": list(trainee.parts),
+        "first epoch": course.first,
+        "epochs of the schedule": course.epochs,
+    }
 
 
 def train(task: Task, trainee: Trainee, course: Course, report: Report | None = None) -> list[Outcome]:
@@ -84,7 +95,7 @@ def train(task: Task, trainee: Trainee, course: Course, report: Report | None = 
 
     With a folder, an earlier training there is gone on with (`resume`), replaced (`force`), or refused. Raises TrainingError.
     """
-    data = [task.train_data() for _ in trainee.parts]
+    data = [drawn(task.train_data, course.seed) for _ in trainee.parts]
     streams = [Stream(one, course.seed, part, task.path) for one, part in zip(data, trainee.parts, strict=True)]
     run = _Run(
         task, trainee, course, streams, report or (lambda *_: None), Progress(epoch=course.first), Board(None, 0)
@@ -92,7 +103,7 @@ def train(task: Task, trainee: Trainee, course: Course, report: Report | None = 
     _open(run)
     run.board = Board(course.folder, run.progress.epoch)
     run.begun = run.saved = time.monotonic()
-    validation = task.validation_data() if task.validation_data is not None else None
+    validation = drawn(task.validation_data, course.seed) if task.validation_data is not None else None
     while run.progress.epoch < course.until:
         _epoch(run)
         _finish_epoch(run, validation)
@@ -118,6 +129,8 @@ def _open(run: _Run) -> None:
     if path.exists() and run.course.resume:
         run.progress = checkpoint.restore(checkpoint.read(path), run.trainee, run.identity, path)
         run.sums = [torch.tensor(x, device=run.trainee.device) for x in run.progress.losses] or run.sums
+    if run.course.force and not run.course.resume:
+        path.unlink(missing_ok=True)  # or a kill would bring it back
     run.course.folder.mkdir(parents=True, exist_ok=True)
     _keep_lines(run.course.folder / METRICS, run.progress.lines)
 
@@ -132,10 +145,10 @@ def _keep_lines(path: Path, count: int) -> None:
 def _epoch(run: _Run) -> None:
     """The batches of an epoch that are left."""
     progress, trainee = run.progress, run.trainee
-    total = len(run.streams[0])
-    before, whole = progress.epoch * total, run.course.until * total
     for stream in run.streams:
         stream.begin(progress.epoch, skip=progress.step)
+    total = len(run.streams[0])  # a sampler may have another length each epoch
+    before, whole = progress.epoch * total, run.course.until * total
     trainee.module.train()
     while progress.step < total:
         batches = [batch_of(stream.next(), trainee.device) for stream in run.streams]
@@ -153,10 +166,12 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
     progress, trainee = run.progress, run.trainee
     size = samples(batches[0])
     with _Counter(progress, size) if not progress.each else nullcontext():
-        outputs = trainee.outputs([inputs for inputs, _ in batches])
+        outputs = _outputs(trainee, [inputs for inputs, _ in batches])
         losses = [run.task.loss(out, targets) for out, (_, targets) in zip(outputs, batches, strict=True)]
-        if not (torch.is_tensor(losses[0]) and losses[0].dim() == 0):
-            raise TrainingError("loss() doesn't give a scalar tensor", hint="take the mean over the batch")
+        if not (torch.is_tensor(losses[0]) and losses[0].dim() == 0 and losses[0].requires_grad):
+            raise TrainingError(
+                "loss() doesn't give a scalar tensor that depends on the outputs", hint="take the mean over the batch"
+            )
         trainee.optimizer.zero_grad(set_to_none=True)
         trainee.backward(losses)
     trainee.optimizer.step()
@@ -165,6 +180,19 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
     progress.counted += size
     progress.samples += size * len(batches)
     progress.multiply_adds += round(progress.each * size)
+
+
+def _outputs(trainee: Trainee, inputs: Sequence[Any]) -> list[Any]:
+    try:
+        return trainee.outputs(inputs)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, GraphsplitError):
+            raise
+        first = str(error).strip().partition("\n")[0]
+        raise TrainingError(
+            f"the network can't take the inputs of train_data(): {type(error).__name__}: {first:.300}",
+            hint="sub-models take what their source takes: shapes, types and names",
+        ) from error
 
 
 class _Counter(AbstractContextManager["_Counter"]):

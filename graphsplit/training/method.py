@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +21,11 @@ from graphsplit.training import checkpoint
 from graphsplit.training.files import open_network, save_as
 from graphsplit.training.folder import FOLDER, Training, part_folder, train_parts
 from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
+from graphsplit.training.streams import drawn
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.trainee import Trainee, evaluate, make, schedule_of
 
-PARTS, MERGED, TRAINED = "parts", "merged", "trained"
+PARTS, MERGED, TRAINED, ASKED = "parts", "merged", "trained", "run.json"
 """The folder of the split, the network as the merge left it, and what it became."""
 
 
@@ -70,13 +72,16 @@ def run(
         raise TrainingError(f"--pretrain {pretrain} isn't within the {training.epochs} epochs in all")
     out, clock = Path(out), _Clock()
     parts = out / PARTS
+    asked = {"pretrain": pretrain, "patience": patience, "epochs": training.epochs, "seed": training.seed}
     if (parts / MANIFEST_NAME).exists():
         if not training.resume:
             raise TrainingError(
                 f"{str(out)!r} holds a run already", hint="add --resume to go on with it, or choose another -o"
             )
+        _same(out, asked)
     else:
         _empty(out)
+        (out / ASKED).write_text(json.dumps(asked) + "\n", encoding="utf-8")
         with clock("split"):
             split(parts)
     first = Training(pretrain, training.epochs, training.seed, training.device, training.every, resume=True)
@@ -84,7 +89,8 @@ def run(
     pretrain = trained[0].epochs
     with clock("merge"):
         merged = _merged(parts, task, training, out)
-    data = next((made() for made in (task.test_data, task.validation_data) if made is not None), None)
+    made = task.test_data or task.validation_data
+    data = None if made is None else drawn(made, training.seed)
     scores: dict[str, Mapping[str, float]] = {}
     if data is not None:
         with clock("evaluate"):
@@ -108,11 +114,23 @@ def run(
     return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores, pretrain)
 
 
+def _same(out: Path, asked: Mapping[str, Any]) -> None:
+    """Raise TrainingError where a run that goes on is asked for something else than before."""
+    path = out / ASKED
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, value in asked.items():
+        if known.get(name, value) != value:
+            raise TrainingError(
+                f"{str(out)!r} was begun with {name} {known[name]}, and now it is {value}",
+                hint="go on with the same settings, or choose another -o",
+            )
+
+
 def _empty(out: Path) -> None:
     """Make the folder of a run, or take an empty one. Raises TrainingError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
+        if any(entry.name != ASKED for entry in out.iterdir() if not entry.name.startswith(".")):
             raise TrainingError(f"{str(out)!r} isn't empty, and holds no run", hint="choose another -o")
     except OSError as error:
         raise TrainingError(f"{str(out)!r}: {error.strerror}", hint="choose another -o") from error
@@ -122,7 +140,7 @@ def _pretrained(
     parts: Path, task: Task, training: Training, train_them: Trainer, patience: int | None
 ) -> Sequence[Outcome]:
     """The sub-models, trained to the epoch of the merge. A run that goes on comes to the same epoch."""
-    if patience is None:
+    if patience is None or not training.epochs:
         return train_them(parts, task, training)
     if task.validation_data is None:
         raise TrainingError(
@@ -194,15 +212,19 @@ def _merged(parts: Path, task: Task, training: Training, out: Path) -> _Merged:
 
 
 def _go_on(task: Task, trainee: Trainee, training: Training, state: Any) -> None:
-    """Give the merged optimizer its schedule, where the sub-models' was when they were merged."""
-    rates = [group["lr"] for group in trainee.optimizer.param_groups]
-    for group in trainee.optimizer.param_groups:
+    """Give the merged optimizer its schedule, where the sub-models' was when they were merged.
+
+    A schedule sets rates, and some set momentum, as it is made: the settings that came with the parts are put back.
+    """
+    groups = trainee.optimizer.param_groups
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    for group in groups:
         group["lr"] = group.get("initial_lr", group["lr"])
     trainee.schedule = schedule_of(task, trainee.optimizer, training.epochs)
     if trainee.schedule is not None and state is not None:
         trainee.schedule.load_state_dict(state)
-    for group, rate in zip(trainee.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    for group, known in zip(groups, settings, strict=True):
+        group.update(known)
 
 
 def _merged_module(parts: Path, task: Task, training: Training, out: Path) -> _Merged:

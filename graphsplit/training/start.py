@@ -52,7 +52,7 @@ def train(
 
     Raises TrainingError, and what reading a network raises.
     """
-    found = _task(task, settings, epochs)
+    found = _task(task, settings, schedule or epochs)
     training = Training.of(found, epochs, schedule, seed=seed, device=device, every=every, resume=resume, force=force)
     path = Path(network)
     if not (path / MANIFEST_NAME).is_file():
@@ -151,6 +151,8 @@ def _train_network(
     path: Path, task: Task, training: Training, out: str | os.PathLike[str] | None, report: Report | None
 ) -> Outcome:
     target = target_of(path, out)
+    if target.exists() and not (training.resume or training.force):
+        raise TrainingError(f"{str(target)!r} exists already", hint="add --force to replace it, or choose another -o")
     torch.manual_seed(training.seed)  # a factory draws the first weights
     trainee = make(task, open_network(path), [0], training.device, training.schedule)
     course = training.course(target.with_name(f"{target.stem}-training"), target.name)

@@ -7,7 +7,7 @@ these, put in place while it makes a batch: what the network draws (dropout) doe
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,28 @@ def _reseed(data: Any, seed: int, epoch: int) -> None:
 
 
 def seed_model(seed: int, parts: Iterable[int], epoch: int) -> None:
-    """Seed what networks draw as they train, on all devices."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, 1 << 20, *parts, epoch]).generate_state(1)[0]))
+    """Seed what networks and losses draw as they train, on all devices."""
+    words = [int(word) for word in np.random.SeedSequence([seed, 1 << 20, *parts, epoch]).generate_state(2)]
+    torch.manual_seed(words[0])
+    _, numpy_state, python_state = _seeded(words)
+    _set((torch.get_rng_state(), numpy_state, python_state))
+
+
+def drawn(make: Callable[[], Any], seed: int) -> Any:
+    """Data that a task makes: what it draws depends on the seed alone, and isn't taken from anybody else."""
+    with apart(seed):
+        return make()
+
+
+@contextmanager
+def apart(seed: int) -> Iterator[None]:
+    """Random numbers of its own, from the seed; everybody else's are as before behind it."""
+    others = _now()
+    _set(_seeded([int(word) for word in np.random.SeedSequence([seed, 1 << 21]).generate_state(2)]))
+    try:
+        yield
+    finally:
+        _set(others)
 
 
 def _now() -> State:

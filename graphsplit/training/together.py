@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.files import atomic_file
 from graphsplit.stacking import choose, stack, stack_optimizers, unstack, unstack_optimizer
+from graphsplit.stacking.optimizers import refuse_unknown
 from graphsplit.training.checkpoint import Progress, save
-from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, train
+from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, identity, train
 from graphsplit.training.streams import Stream
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.trainee import Trainee, batch_of, make, schedule_of
@@ -38,6 +39,12 @@ def way_of(
         way: str = json.loads(known.read_text(encoding="utf-8"))["way"]
         return way
     trainees = [make(task, module, [part], device, 1) for module, part in zip(modules, parts, strict=True)]
+    try:
+        refuse_unknown(trainees[0].optimizer)
+    except UnsupportedError as error:
+        if stacked == "on":
+            raise TrainingError(f"--stack on: {error.message}", hint=error.hint) from error
+        return IN_TURN
     stream = Stream(task.train_data(), 0, parts[0], task.path)
     stream.begin(0)
     inputs, targets = batch_of(stream.next(), trainees[0].device)
@@ -102,8 +109,7 @@ def leave(trainee: Trainee, outcome: Outcome, course: Course, folder: Path) -> N
         peak_memory=outcome.peak_memory,
         lines=len(outcome.history),
     )
-    identity: dict[str, Any] = {"seed": course.seed, "parts": list(trainee.parts), "first epoch": course.first}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / METRICS, force=True) as staged:
         staged.write_text("".join(json.dumps(line) + "\n" for line in outcome.history), encoding="utf-8")
-    save(folder / CHECKPOINT, trainee, progress, identity)
+    save(folder / CHECKPOINT, trainee, progress, identity(course, trainee))

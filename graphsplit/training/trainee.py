@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
 
 
@@ -82,7 +83,7 @@ def make(task: Task, module: nn.Module, parts: Sequence[int], device: str | torc
     try:
         place = torch.device(device)
         module = module.to(place).train()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"--device {device}: {str(error).splitlines()[0]}") from error
     optimizer = task.optimizer(module)
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -111,29 +112,36 @@ def evaluate(
     task: Task, trainee: Trainee, data: Any, progress: Callable[[int], None] | None = None
 ) -> list[dict[str, float]]:
     """Loss and metrics of each sub-model over data, means over the samples; all see the same batches."""
-    found: list[dict[str, Any]] = [{} for _ in trainee.parts]
-    count = 0
+    found: list[dict[str, tuple[Any, int]]] = [{} for _ in trainee.parts]
     trainee.module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), apart(0):
         for number, item in enumerate(batches(data, "validation_data", task.path)):
             batch = batch_of(item, trainee.device)
             size = samples(batch)
-            count += size
             for sums, (name, value) in _measured(task, trainee, batch, found):
-                sums[name] = sums.get(name, 0.0) + value * size
+                total, count = sums.get(name, (0.0, 0))
+                sums[name] = total + value * size, count + size
             if progress is not None:
                 progress(number + 1)
     trainee.module.train()
-    if not count:
-        raise TrainingError("there is no batch to evaluate on", hint="validation_data() and test_data() give batches")
-    return [{name: float(value) / count for name, value in sums.items()} for sums in found]
+    if not found[0]:
+        raise TrainingError(
+            "there is no batch to evaluate on", hint="validation_data() and test_data() give lists or loaders"
+        )
+    return [{name: float(total) / count for name, (total, count) in sums.items()} for sums in found]
 
 
 def _measured(
-    task: Task, trainee: Trainee, batch: tuple[Any, Any], found: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], tuple[str, Any]]]:
+    task: Task, trainee: Trainee, batch: tuple[Any, Any], found: list[dict[str, tuple[Any, int]]]
+) -> Iterator[tuple[dict[str, tuple[Any, int]], tuple[str, Any]]]:
     inputs, targets = batch
     for sums, outputs in zip(found, trainee.outputs([inputs] * len(trainee.parts)), strict=True):
         yield sums, ("loss", task.loss(outputs, targets).detach())
-        for name, value in (task.metrics(outputs, targets) if task.metrics is not None else {}).items():
-            yield sums, (name, value.detach() if torch.is_tensor(value) else value)
+        numbers = task.metrics(outputs, targets) if task.metrics is not None else {}
+        if not isinstance(numbers, Mapping) or "loss" in numbers:
+            raise TrainingError("metrics() doesn't give numbers by names other than loss", hint='such as {"error": …}')
+        for name, value in numbers.items():
+            try:
+                yield sums, (name, float(value))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TrainingError(f"metrics() gives {name!r} as {type(value).__name__}, and no number") from error

@@ -64,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--images", type=int, default=60_000, metavar="N", help="training images (60000)")
     arguments = made.parse_args(argv)
     task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "IMAGES": str(arguments.images)})
-    setting = Setting(LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, arguments.device)
+    setting = Setting(
+        LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, arguments.device, about=f"{arguments.images} images"
+    )
     wanted = ways(arguments.pretrain, arguments.epochs)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
     command = shown("beyond", arguments, ("pretrain", "epochs", "images"))

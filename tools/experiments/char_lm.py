@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = made.parse_args(argv)
     task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "STEPS": str(arguments.steps)})
     task = replace(task, test_data=task.validation_data)
-    setting = Setting(CharLM, (torch.randint(SYMBOLS, (2, 128)),), lambda _: task, arguments.device)
+    setting = Setting(
+        CharLM, (torch.randint(SYMBOLS, (2, 128)),), lambda _: task, arguments.device, about=f"{arguments.steps} steps"
+    )
     wanted = ways(arguments.pretrain, arguments.epochs)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
     command = shown("char_lm", arguments, ("pretrain", "epochs", "steps"))

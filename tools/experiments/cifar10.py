@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def task(epochs: int) -> Task:
         return load_task(TASK, {**settings, "EPOCHS": str(epochs)})
 
-    setting = Setting(CudaConvnet, (torch.randn(1, 3, 24, 24),), task, arguments.device)
+    setting = Setting(
+        CudaConvnet, (torch.randn(1, 3, 24, 24),), task, arguments.device, about=f"{arguments.images} images"
+    )
     trials = run_all(setting, ways(arguments.epochs), range(arguments.seeds), arguments.out.with_suffix(".json"))
     text = page(trials, arguments.epochs, shown("cifar10", arguments, ("epochs", "images")), arguments.out)
     arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")

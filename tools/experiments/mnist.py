@@ -119,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def watch(parts: Sequence[nn.Module]) -> dict[str, Any]:
         return probabilities(parts, data, arguments.device)
 
-    setting = Setting(LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, arguments.device, watch)
+    setting = Setting(
+        LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, arguments.device, watch, about=f"{arguments.images} images"
+    )
     wanted = ways(arguments.pretrain, arguments.epochs)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
     command = shown("mnist", arguments, ("pretrain", "epochs", "images"))

@@ -65,6 +65,7 @@ class Trial:
 
     way: str
     seed: int
+    about: str = ""
     curve: Points = field(default_factory=list)
     merged: dict[str, float] = field(default_factory=dict)
     parts: Points = field(default_factory=list)
@@ -81,6 +82,7 @@ class Setting:
     """What all ways of an experiment share.
 
     task: of so many epochs, for its data may depend on them as well. watch: sees the sub-models just before they are merged.
+    about: what else tells trials apart, such as the number of images; those of other settings are run again.
     """
 
     build: Callable[[], nn.Module]
@@ -88,6 +90,7 @@ class Setting:
     task: Callable[[int], Task]
     device: str = "cpu"
     watch: Callable[[Sequence[nn.Module]], dict[str, Any]] | None = None
+    about: str = ""
 
 
 class _Probe:
@@ -158,15 +161,16 @@ class Runner:
         return trial
 
     def go_on(self, whole: Trainee, part: Trainee) -> Trainee:
-        """Put a network's schedule where its part's is."""
-        rates = [group["lr"] for group in whole.optimizer.param_groups]
-        for group in whole.optimizer.param_groups:
+        """Put a network's schedule where its part's is, and keep the settings that its optimizer has."""
+        groups = whole.optimizer.param_groups
+        settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        for group in groups:
             group["lr"] = group.get("initial_lr", group["lr"])
         whole.schedule = schedule_of(self.task, whole.optimizer, self.way.epochs)
         if whole.schedule is not None:
             whole.schedule.load_state_dict(part.schedule.state_dict())
-        for group, rate in zip(whole.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, known in zip(groups, settings, strict=True):
+            group.update(known)
         return whole
 
 
@@ -302,9 +306,11 @@ def run_all(
     known = read(file)
     for seed in seeds:
         for way in ways:
-            if (way.title, seed) in known:
+            about = f"{setting.about} {way}"
+            if (way.title, seed) in known and known[way.title, seed].about == about:
                 continue
             trial = run(setting, way, seed)
+            trial.about = about
             known[way.title, seed] = trial
             write(file, known)
             say(f"seed {seed}, {way.title}: {_words(trial.final)}, {trial.seconds:.1f} s")
