@@ -422,6 +422,18 @@ def test_what_is_drawn_as_data_is_made_depends_on_the_seed(tmp_path: Path) -> No
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_rates_that_numpy_computes_come_back(tmp_path: Path) -> None:
+    schedule = "torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: np.cos(epoch / 9))"
+    text = PLAIN.replace("torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)", schedule)
+    (tmp_path / "task.py").write_text("import numpy as np\n" + text)
+    task = load_task(tmp_path / "task.py")
+    two = Course(2, 4, folder=tmp_path / "two")
+    train(task, make(task, net(), [0], "cpu", 4), two)
+    (found,) = train(task, make(task, net(), [0], "cpu", 4), replace(two, until=4, resume=True))
+    (whole,) = train(task, make(task, net(), [0], "cpu", 4), Course(4, 4))
+    assert lines(found) == lines(whole)
+
+
 def test_a_training_that_was_replaced_doesn_t_come_back(tmp_path: Path, task_file: Path) -> None:
     task, course = load_task(task_file), Course(2, 3, folder=tmp_path / "run")
     train(task, make(task, net(), [0], "cpu", 3), course)

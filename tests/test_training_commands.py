@@ -184,6 +184,13 @@ def test_the_merged_network_goes_on_with_the_parts_momentum_and_schedule(small: 
     assert whole.abs().max() > 0
 
 
+def test_an_optimizer_without_a_merge_is_refused_before_anything_trains(small: Path) -> None:
+    (small / "task.py").write_text(PLAIN.replace("torch.optim.SGD", "torch.optim.NAdam"))
+    with pytest.raises(TrainingError, match="no rule to merge the state of NAdam"):
+        method(small, "out")
+    assert not (small / "out" / "parts" / "training").exists()
+
+
 def test_settings_that_a_schedule_moves_go_on_behind_the_merge(small: Path) -> None:
     """Not only rates: OneCycleLR moves the momentum as well."""
     cycle = "torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=epochs)"

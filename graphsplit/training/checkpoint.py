@@ -46,8 +46,8 @@ def save(path: Path, trainee: Trainee, progress: Progress, identity: Mapping[str
         "identity": dict(identity),
         "progress": dict(vars(progress)),
         "model": _state(trainee.module),
-        "optimizer": trainee.optimizer.state_dict(),
-        "schedule": None if trainee.schedule is None else trainee.schedule.state_dict(),
+        "optimizer": _plain(trainee.optimizer.state_dict()),
+        "schedule": None if trainee.schedule is None else _plain(trainee.schedule.state_dict()),
         "random": _random(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,15 @@ def restore(content: Mapping[str, Any], trainee: Trainee, identity: Mapping[str,
         ) from error
     _set_random(content["random"])
     return Progress(**content["progress"])
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy's as Python's: a schedule may compute rates with numpy, and plain data is all that is read back."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_plain(item) for item in value]) if type(value) in (list, tuple) else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _state(module: torch.nn.Module) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import nn
 from graphsplit.api import merge, reopen
 from graphsplit.files import MANIFEST_NAME, inside
 from graphsplit.manifest import Manifest
+from graphsplit.modules.optimizers import KNOWN
 from graphsplit.training import checkpoint
 from graphsplit.training.files import open_network, save_as
 from graphsplit.training.folder import FOLDER, Training, part_folder, train_parts
@@ -84,6 +85,7 @@ def run(
         (out / ASKED).write_text(json.dumps(asked) + "\n", encoding="utf-8")
         with clock("split"):
             split(parts)
+    _mergeable(parts, task, training)
     first = Training(pretrain, training.epochs, training.seed, training.device, training.every, resume=True)
     trained = _pretrained(parts, task, first, train_them or _in_turn(report), patience)
     pretrain = trained[0].epochs
@@ -112,6 +114,16 @@ def run(
         with clock("evaluate"):
             scores["trained"] = evaluate(task, merged.trainee, data)[0]
     return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores, pretrain)
+
+
+def _mergeable(parts: Path, task: Task, training: Training) -> None:
+    """Raise TrainingError for an optimizer whose state can't be merged: now, and not behind hours of training."""
+    optimizer = make(task, open_network(_files(parts)[0]), [0], "cpu", training.schedule).optimizer
+    if type(optimizer).__name__ not in KNOWN:
+        raise TrainingError(
+            f"there is no rule to merge the state of {type(optimizer).__name__}",
+            hint=f"{', '.join(KNOWN)} have one; or train, merge, and train on with three commands",
+        )
 
 
 def _same(out: Path, asked: Mapping[str, Any]) -> None:
