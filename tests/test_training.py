@@ -324,6 +324,24 @@ def test_what_can_t_be_stacked_is_refused_or_trains_in_turn(tmp_path: Path, task
     assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
 
 
+def test_batches_of_different_lengths_aren_t_stacked(tmp_path: Path, double_task: Task) -> None:
+    def batches() -> list[Any]:
+        sizes = iter(torch.randint(2, 9, (6,)).tolist())
+        return [(torch.randn(n, 6).double(), torch.zeros(n, dtype=torch.long)) for n in sizes]
+
+    class Ragged:
+        def __len__(self) -> int:
+            return 6
+
+        def __iter__(self) -> Any:
+            return iter(batches())
+
+    task = replace(double_task, train_data=Ragged)
+    with pytest.raises(TrainingError, match="different shapes"):
+        train_parts(split_calm(tmp_path / "parts"), task, Training(1, 1), stack="on")
+    assert len(train_parts(split_calm(tmp_path / "apart"), task, Training(1, 1), parts=[0, 0])) == 1
+
+
 def test_one_part_alone_doesn_t_end_a_stacked_training(tmp_path: Path, double_task: Task) -> None:
     """Not even with force: the other parts' progress is in it."""
     folder = split_calm(tmp_path / "parts")

@@ -78,7 +78,7 @@ def train_parts(
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    chosen = list(range(manifest.parts)) if parts is None else list(parts)
+    chosen = list(range(manifest.parts)) if parts is None else list(dict.fromkeys(parts))
     for part in chosen:
         if not 0 <= part < manifest.parts:
             raise TrainingError(f"--part {part}: the split has parts 0 to {manifest.parts - 1}")

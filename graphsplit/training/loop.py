@@ -98,7 +98,13 @@ def train(task: Task, trainee: Trainee, course: Course, report: Report | None = 
     data = [drawn(task.train_data, course.seed) for _ in trainee.parts]
     streams = [Stream(one, course.seed, part, task.path) for one, part in zip(data, trainee.parts, strict=True)]
     run = _Run(
-        task, trainee, course, streams, report or (lambda *_: None), Progress(epoch=course.first), Board(None, 0)
+        task,
+        trainee,
+        course,
+        streams,
+        report or (lambda *_: None),
+        Progress(epoch=course.first, each=trainee.counted),
+        Board(None, 0),
     )
     _open(run)
     run.board = Board(course.folder, run.progress.epoch)
@@ -175,6 +181,7 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
         trainee.optimizer.zero_grad(set_to_none=True)
         trainee.backward(losses)
     trainee.optimizer.step()
+    trainee.counted = progress.each
     for at, loss in enumerate(losses):
         run.sums[at] = run.sums[at] + loss.detach() * size
     progress.counted += size

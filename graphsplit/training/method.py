@@ -74,17 +74,8 @@ def run(
     out, clock = Path(out), _Clock()
     parts = out / PARTS
     asked = {"pretrain": pretrain, "patience": patience, "epochs": training.epochs, "seed": training.seed}
-    if (parts / MANIFEST_NAME).exists():
-        if not training.resume:
-            raise TrainingError(
-                f"{str(out)!r} holds a run already", hint="add --resume to go on with it, or choose another -o"
-            )
-        _same(out, asked)
-    else:
-        _empty(out)
-        (out / ASKED).write_text(json.dumps(asked) + "\n", encoding="utf-8")
-        with clock("split"):
-            split(parts)
+    with clock("split"):
+        _begun(split, out, asked, training)
     _mergeable(parts, task, training)
     first = Training(pretrain, training.epochs, training.seed, training.device, training.every, resume=True)
     trained = _pretrained(parts, task, first, train_them or _in_turn(report), patience)
@@ -114,6 +105,21 @@ def run(
         with clock("evaluate"):
             scores["trained"] = evaluate(task, merged.trainee, data)[0]
     return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores, pretrain)
+
+
+def _begun(split: Splitter, out: Path, asked: Mapping[str, Any], training: Training) -> None:
+    """Make the folder of a run with its split, or take up the one that is there. Raises TrainingError."""
+    parts = out / PARTS
+    if not (parts / MANIFEST_NAME).exists():
+        _empty(out)
+        (out / ASKED).write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        split(parts)
+        return
+    if not training.resume:
+        raise TrainingError(
+            f"{str(out)!r} holds a run already", hint="add --resume to go on with it, or choose another -o"
+        )
+    _same(out, asked)
 
 
 def _mergeable(parts: Path, task: Task, training: Training) -> None:

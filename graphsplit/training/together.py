@@ -100,12 +100,12 @@ def train_together(
 
 
 def leave(trainee: Trainee, outcome: Outcome, course: Course, folder: Path) -> None:
-    """Leave in a part's folder what it would have there if it had been trained alone."""
+    """Leave in a part's folder what it would have there if it had been trained alone, and its share of time and work."""
     progress = Progress(
         epoch=outcome.epochs,
         samples=outcome.samples,
-        seconds=outcome.seconds,
-        multiply_adds=outcome.multiply_adds,
+        seconds=outcome.seconds / outcome.together,
+        multiply_adds=outcome.multiply_adds // outcome.together,
         peak_memory=outcome.peak_memory,
         lines=len(outcome.history),
     )

@@ -18,7 +18,8 @@ from graphsplit.training.task import Task, TrainingError, batches
 class Trainee:
     """A module on its device. `parts` are the sub-models that it stands for; of several, the first axis is theirs.
 
-    A whole network stands for no part of a split, and is number 0.
+    A whole network stands for no part of a split, and is number 0. `counted` are its multiply-adds for a sample, once that is
+    known.
     """
 
     module: nn.Module
@@ -26,6 +27,7 @@ class Trainee:
     schedule: Any
     parts: tuple[int, ...]
     device: torch.device
+    counted: float = 0.0
 
     @property
     def stacked(self) -> bool:
@@ -36,6 +38,11 @@ class Trainee:
         """Each sub-model's outputs, given each one's inputs: a tensor, or tensors by position or by name."""
         if not self.stacked:
             return [call(self.module, inputs[0])]
+        shapes = [[x.shape for x in pytree.tree_leaves(given) if torch.is_tensor(x)] for given in inputs]
+        if any(each != shapes[0] for each in shapes):
+            raise TrainingError(
+                "the parts' batches have different shapes, and can't be stacked", hint="add --stack off"
+            )
         joined = pytree.tree_map(lambda *each: torch.stack(each) if torch.is_tensor(each[0]) else each[0], *inputs)
         found = call(self.module, joined)
         return [
