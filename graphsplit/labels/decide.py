@@ -92,9 +92,7 @@ def flow(
 
     def run(concatenate: bool, undivided: frozenset[int] = frozenset()) -> Flowed:
         decisions = Decisions(concatenate=concatenate, divided=outputs == "concat", undivided=undivided)
-        found = _decided(graph, dialect, (facts, others or facts), trained, parts, (kept, whole), decisions)
-        _as_asked(found, outputs)
-        return found
+        return _decided(graph, dialect, (facts, others or facts), trained, parts, (kept, whole), decisions)
 
     best = run(outputs == "concat")
     contested = any("output" in reason for reason in best.private.values())
@@ -111,9 +109,9 @@ def flow(
     return best
 
 
-def _as_asked(flowed: Flowed, outputs: Outputs) -> None:
-    """Raise UnsupportedError for an output that isn't merged as was asked: it has to be whole in each part, or divided."""
-    for value in flowed.graph.outputs if outputs == "concat" and flowed.parts > 1 else ():
+def _all_divided(flowed: Flowed) -> Flowed:
+    """The flow, with every output divided as was asked. Raises UnsupportedError for one that each part has whole."""
+    for value in flowed.graph.outputs if flowed.parts > 1 else ():
         labels = flowed.labels.get(value.name)
         core = uniform(None, OUTPUT).core if labels is None else labels.core
         if not (core > 0).any() and not (core == COMMON).all():
@@ -123,6 +121,7 @@ def _as_asked(flowed: Flowed, outputs: Outputs) -> None:
                 f"--outputs concat: each part has {value.name!r} whole" + (f": {reasons[0]}" if reasons else ""),
                 hint="ask for --outputs auto, or mean",
             )
+    return flowed
 
 
 def _why_whole(flowed: Flowed, maker: int) -> Iterator[str]:
@@ -215,7 +214,8 @@ def _decided(
             or too_narrow(current, classes, decisions)
             or crossed_groups(current, classes, decisions)
         ):
-            return _result(current, classes, decisions, layout.tail, facts[1])
+            found = _result(current, classes, decisions, layout.tail, facts[1])
+            return _all_divided(found) if decisions.divided else found
     raise UnsupportedError(f"the labels of {graph.name!r} don't settle in {MAX_ROUNDS} rounds")
 
 
