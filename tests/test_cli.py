@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +15,13 @@ import click
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 import graphsplit
 from graphsplit.cli import main
 from graphsplit.cli import output as cli_output
 from graphsplit.partition import STRATEGIES
+from tests.commands import Run, runner
 from tests.networks import NETWORKS, REFUSED
 
 ROOT = Path(__file__).parent.parent
@@ -30,21 +29,11 @@ DOCUMENT = ROOT / "docs" / "commands.md"
 LENET = ["parameters   share", "431,080", "109,295  25.35%"]
 COMMANDS = ("split", "merge", "verify", "inspect", "explain", "train", "run")
 
-Run = Callable[..., Result]
-
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-    def invoke(*arguments: object) -> Result:
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="graphsplit")
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return invoke
+    return runner(monkeypatch)
 
 
 @pytest.fixture

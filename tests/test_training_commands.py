@@ -13,34 +13,24 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 import graphsplit
-from graphsplit.cli import main
 from graphsplit.training import Training, TrainingError, checkpoint, load_task, train_parts
 from graphsplit.training.engines import Job, in_processes, on_ray
 from graphsplit.training.folder import part_folder
 from graphsplit.training.loop import CHECKPOINT, METRICS
+from tests.commands import Run, runner
 from tests.test_training import PLAIN, net, weights
 
 ROOT = Path(__file__).parent.parent
 GLYPHS = ROOT / "models" / "glyphs_task.py"
-Run = Callable[..., Result]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-    def invoke(*arguments: object) -> Result:
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="graphsplit")
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return invoke
+    return runner(monkeypatch)
 
 
 @pytest.fixture
@@ -282,6 +272,17 @@ def test_what_can_t_be_trained_is_refused(run: Run, small: Path, arguments: tupl
     assert done.exit_code == 2
     assert message in done.stderr
     assert weights(small / "parts") == before
+
+
+def test_a_run_goes_on_with_as_many_parts(run: Run) -> None:
+    few = ("--task", GLYPHS, "--set", "IMAGES=100", "--pretrain", 1, "--epochs", 1, "-o", "out")
+    model = ROOT / "models" / "lenet.onnx"
+    assert run("run", model, *few, "-k", 2, "--strategy", "random", "--seed", 3).exit_code == 0
+    options = json.loads(Path("out/parts/manifest.json").read_text())["options"]
+    assert (options["strategy"], options["seed"]) == ("random", 3)
+    refused = run("run", model, *few, "-k", 4, "--resume", "--seed", 3)
+    assert refused.exit_code == 2
+    assert "was begun with 2 parts" in refused.stderr
 
 
 def test_a_task_s_epochs_are_those_of_the_schedule_on_any_engine(run: Run, small: Path) -> None:

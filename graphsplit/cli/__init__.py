@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphsplit.cli.options import FOLDER, FORCE, JSON, MODEL, PATH, SHARES, Greedy, planning
+from graphsplit.cli.options import FOLDER, FORCE, JSON, MODEL, PARTS, PATH, SHARES, STRATEGY, Greedy, planning
 from graphsplit.cli.output import FAILED, Bar, Commands, console, emit, show_report
 from graphsplit.cli.training import run, train
 
@@ -36,15 +36,9 @@ def main() -> None:
 
 @main.command(short_help="Split a model into K sub-models.")
 @MODEL
-@click.option("-k", "k", metavar="K", type=click.IntRange(min=1), required=True, help="How many parts.")
+@PARTS
 @click.option("-o", "out", metavar="DIR", type=PATH, help="The folder to write; MODEL-parts by default.")
-@click.option(
-    "--strategy",
-    metavar="NAME",
-    default="contiguous",
-    show_default=True,
-    help="Which vertices go together: contiguous, interleaved or random.",
-)
+@STRATEGY
 @click.option(
     "--seed",
     metavar="N",

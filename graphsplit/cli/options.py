@@ -62,6 +62,14 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 SHARES = click.option(
     "--shares", metavar="S,S,…", callback=_shares, help="Widths of the parts, such as 2,1,1; equal by default."
 )
+PARTS = click.option("-k", "k", metavar="K", type=click.IntRange(min=1), required=True, help="How many parts.")
+STRATEGY = click.option(
+    "--strategy",
+    metavar="NAME",
+    default="contiguous",
+    show_default=True,
+    help="Which vertices go together: contiguous, interleaved or random.",
+)
 FORCE = click.option("--force", is_flag=True, help="Replace what is there already.")
 
 

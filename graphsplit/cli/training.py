@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from graphsplit.cli.options import JSON, MODEL, PATH, SHARES, planning
+from graphsplit.cli.options import JSON, MODEL, PARTS, PATH, SHARES, STRATEGY, planning
 from graphsplit.cli.output import Bar, console, emit
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -71,7 +71,7 @@ OPTIONS = (
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="The seed of data orders and dropout.",
+        help="The seed of data orders, dropout, and of a random strategy.",
     ),
     click.option(
         "--epochs",
@@ -129,7 +129,8 @@ def training(command: Command) -> Command:
 def train(network: Path, parts: tuple[int, ...], as_json: bool, **options: Any) -> None:
     """Train the sub-models of a split's folder DIR where they lie, or a MODEL, on a task.
 
-    What is killed goes on with --resume, to the same result. MODEL is a .pt2 file or package.module:factory.
+    What is killed goes on with --resume, to the same result. MODEL is an .onnx or .pt2
+    file, or package.module:factory.
     """
     from graphsplit import training as room
     from graphsplit.training.start import as_json as plain
@@ -146,7 +147,7 @@ def train(network: Path, parts: tuple[int, ...], as_json: bool, **options: Any) 
 
 @click.command(short_help="Split, train, merge, train on.")
 @MODEL
-@click.option("-k", "k", metavar="K", type=click.IntRange(min=1), required=True, help="How many parts.")
+@PARTS
 @click.option(
     "--pretrain",
     metavar="N",
@@ -170,7 +171,7 @@ def train(network: Path, parts: tuple[int, ...], as_json: bool, **options: Any) 
     help="How many epochs without a lower loss are a plateau.",
 )
 @click.option("-o", "out", metavar="DIR", type=PATH, help="The folder to write; MODEL-run by default.")
-@click.option("--strategy", metavar="NAME", default="contiguous", help="Which vertices go together.")
+@STRATEGY
 @SHARES
 @planning
 @training
@@ -191,8 +192,14 @@ def run(
     waits = options.pop("patience")
     patience = waits if options.pop("merge_when") == "plateau" else None
     chosen = ("rules", "trainable", "constant", "sizes", "inputs", "keep", "outputs")
-    planned = {name: options.pop(name) for name in chosen} | {"strategy": strategy, "shares": shares}
+    planned = {name: options.pop(name) for name in chosen} | {
+        "strategy": strategy,
+        "shares": shares,
+        "seed": options["seed"],
+    }
     folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-run")
+    if options["resume"]:
+        _same_parts(folder / room.PARTS, k)
     with Bar() as progress:
 
         def split(where: Path) -> None:
@@ -208,3 +215,13 @@ def run(
     from graphsplit.training.tables import show_result
 
     show_result(console(), found)
+
+
+def _same_parts(folder: Path, k: int) -> None:
+    """Refuse to go on with a run that was begun with another number of parts."""
+    from graphsplit.files import MANIFEST_NAME
+    from graphsplit.manifest import Manifest
+
+    known = Manifest.read(folder).parts if (folder / MANIFEST_NAME).exists() else k
+    if known != k:
+        raise click.UsageError(f"-k {k}: the run in {str(folder.parent)!r} was begun with {known} parts")

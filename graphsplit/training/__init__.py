@@ -2,8 +2,19 @@
 
 from graphsplit.training.folder import Training, train_parts
 from graphsplit.training.loop import Outcome
-from graphsplit.training.method import Result
+from graphsplit.training.method import PARTS, Result
 from graphsplit.training.start import run, train
 from graphsplit.training.task import Task, TrainingError, load_task
 
-__all__ = ["Outcome", "Result", "Task", "Training", "TrainingError", "load_task", "run", "train", "train_parts"]
+__all__ = [
+    "PARTS",
+    "Outcome",
+    "Result",
+    "Task",
+    "Training",
+    "TrainingError",
+    "load_task",
+    "run",
+    "train",
+    "train_parts",
+]
