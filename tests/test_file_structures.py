@@ -180,6 +180,33 @@ def test_groups_that_take_the_same_rows(tmp_path: Path) -> None:
     exact(grouped_dense(), tmp_path)
 
 
+def groups_in_a_row(channels: int, groups: Sequence[int], residual: Sequence[int]) -> onnx.ModelProto:
+    """Grouped linear layers behind a convolution, each with another number of groups, and a residual sum around some."""
+    net = Net("groups_in_a_row")
+    width = 4 * channels
+    x = net.relu(net.conv(net.input("input", ("batch", 2, 1, 4)), "conv", channels, [1, 3]))
+    x = net.reshape(net.transpose(x, [0, 2, 3, 1]), [-1, 1, width])
+    for i, count in enumerate(groups):
+        rows = width // count
+        y = net.transpose(net.reshape(x, [-1, count, rows]), [1, 0, 2])
+        y = net.op("MatMul", y, net.param(f"fc{i}.weight", (count, rows, rows), fan_in=rows), name=f"fc{i}")
+        y = net.op("Tanh", net.reshape(net.transpose(y, [1, 0, 2]), [-1, 1, width]))
+        x = net.add(y, x) if i in residual else y
+    net.output(net.dense(net.flatten(x), "head", 3), "output")
+    return net.build()
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "residual"),
+    [
+        pytest.param(16, (16, 8, 4, 2), (1, 2, 3), id="kept alike"),
+        pytest.param(8, (8, 2, 8), (0,), id="the same vertices in two and in eight rows"),
+    ],
+)
+def test_groups_of_several_sizes(tmp_path: Path, channels: int, groups: Sequence[int], residual: Sequence[int]) -> None:
+    exact(groups_in_a_row(channels, groups, residual), tmp_path)
+
+
 def picked_rows() -> onnx.ModelProto:
     """A hidden layer's units are put in chosen rows of another's: no part has just those, so both are whole."""
     net = Net("picked_rows")

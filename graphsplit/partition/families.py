@@ -124,7 +124,7 @@ def _layers(flowed: Flowed) -> tuple[Layer, ...]:
 
 def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
     """Matrices of labels out of whose rows every part must take as many elements, each once."""
-    found: dict[bytes, tuple[int, Ids]] = {}
+    found: dict[tuple[int, bytes], tuple[int, Ids]] = {}
     candidates = [(node, matrix, True) for node, matrix in flowed.rows]
     for name, labels in flowed.labels.items():
         varying = labels.varying
@@ -140,7 +140,7 @@ def _constraints(flowed: Flowed) -> list[tuple[int, Ids]]:
         whole_rows = not kept and (matrix == matrix[:, :1]).all()
         if whole_rows or (matrix == matrix[:1]).all() or not (matrix > 0).any():
             continue
-        found.setdefault(np.sort(matrix, axis=1).tobytes(), (node, matrix))
+        found.setdefault((len(matrix), np.sort(matrix, axis=1).tobytes()), (node, matrix))
     return list(found.values())
 
 
