@@ -32,7 +32,8 @@ STRATA: tuple[tuple[str, ...], ...] = (
     ("modules", "executor"),
     ("stacking",),
     ("verification",),  # layer 6
-    ("report", "draw"),
+    ("report",),
+    ("draw",),
     ("api",),
     ("training",),
     ("__init__", "__main__", "cli"),  # layer 7

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphsplit.cli.inspecting import explain, inspect, no_inputs
 from graphsplit.cli.options import FOLDER, FORCE, JSON, MODEL, PARTS, PATH, SHARES, STRATEGY, Greedy, planning
-from graphsplit.cli.output import FAILED, Bar, Commands, console, emit, show_report
+from graphsplit.cli.output import FAILED, Bar, Commands, console, emit
 from graphsplit.cli.training import run, train
 
 if TYPE_CHECKING:
-    from graphsplit.network import Network
-    from graphsplit.report import Report
     from graphsplit.splitting import Split
-
-COMPARED = 8
 
 
 @click.group(
@@ -64,12 +61,13 @@ def split(model: Path, k: int, out: Path | None, as_json: bool, **options: Any) 
     MODEL is an ONNX file; package.module:factory, a function that makes a torch module, with its inputs as --input; or a
     sub-model of an earlier split.
     """
-    from graphsplit.report import inspect, split_summary
+    from graphsplit.report import inspect as inspected
+    from graphsplit.report import split_summary
 
     folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-parts")
     with Bar() as progress:
         done = split_model(model, k, options, {"out": folder, "progress": progress})
-    found = inspect(done.plan)
+    found = inspected(done.plan)
     files = [str(folder / entry.file) for entry in done.manifest.submodels]
     if as_json:
         emit(split_summary(found, str(folder), files))
@@ -86,35 +84,12 @@ def split_model(model: Path, k: int, options: dict[str, Any], outputs: dict[str,
 
     inputs, named = options.pop("inputs"), factory.names_module(model)
     if not named:
-        _no_inputs(model, inputs)
+        no_inputs(model, inputs)
         return graphsplit.split(model, k, **outputs, **options)
     outputs["progress"]("importing", 0, 1)
     given = factory.example(model, inputs, options.pop("sizes"))
     shapes = given.dynamic_shapes
     return graphsplit.split(given.module, given.args, given.kwargs, k=k, dynamic_shapes=shapes, **outputs, **options)
-
-
-def _given(options: dict[str, Any]) -> bool:
-    """Whether any of the options that say what is divided differs from its default."""
-    return any(value and value != "auto" for value in options.values())
-
-
-def _no_inputs(model: Path, inputs: tuple[str, ...]) -> None:
-    if inputs:
-        raise click.UsageError(f"--input is for torch modules (package.module:factory), and {str(model)!r} is a file")
-
-
-def _model(model: Path, options: dict[str, Any], *, strict: bool = True) -> Path | Network:
-    """What the reports take of a model: a file as it is, a torch module ready to plan with its options."""
-    from graphsplit.modules import factory
-
-    inputs = options.pop("inputs")
-    if not factory.names_module(model):
-        _no_inputs(model, inputs)
-        return model
-    given = factory.example(model, inputs, options.pop("sizes"))
-    held = {name: options.pop(name) for name in ("trainable", "constant", "rules")}
-    return factory.network_of(given, strict=strict, **held)
 
 
 @main.command(short_help="Merge trained sub-models.")
@@ -204,61 +179,7 @@ def verify(folder: Path, merged: Path | None, trained: tuple[Path, ...], inputs:
         click.get_current_context().exit(FAILED)
 
 
-@main.command(short_help="Show layers, sizes and what a split does.")
-@click.argument("source", metavar="MODEL|DIR", type=PATH)
-@click.option("-k", "k", metavar="K", type=click.IntRange(min=1), help="Show what a split into K parts would do.")
-@click.option("--compare", is_flag=True, help=f"Compare the sizes of the parts for K = 1 to {COMPARED} (or to -k).")
-@SHARES
-@planning
-@JSON
-def inspect(
-    source: Path, k: int | None, compare: bool, as_json: bool, shares: tuple[float, ...] | None, **options: Any
-) -> None:
-    """Show a model's layers and sizes, what a split into K parts would do, or what the split in DIR did."""
-    from graphsplit import report
-
-    found: Report
-    if source.is_dir():
-        if k is not None or compare or shares or _given(options):
-            raise click.UsageError(f"{str(source)!r} is the folder of a split: it takes no options but --json")
-        found = report.inspect_folder(source)
-    elif compare:
-        if shares:
-            raise click.UsageError("--shares are for one K, not for --compare")
-        found = report.compare_splits(_model(source, options), range(1, (k or COMPARED) + 1), **options)
-    elif k is not None:
-        found = report.inspect_split(_model(source, options), k, shares=shares, **options)
-    else:
-        if shares or _given({name: options.pop(name) for name in ("keep", "outputs")}):
-            raise click.UsageError("--shares, --keep and --outputs say how to split: give -k, too")
-        found = report.inspect_model(_model(source, options, strict=False), **options)
-    show_report(found, as_json)
-
-
-@main.command(short_help="Tell what must stay together, and why.")
-@MODEL
-@click.argument("name", metavar="NAME")
-@click.argument("other", metavar="[NAME]", required=False)
-@click.option(
-    "-k",
-    "k",
-    metavar="K",
-    type=click.IntRange(min=2),
-    default=2,
-    show_default=True,
-    help="For a split into so many parts.",
-)
-@planning
-@JSON
-def explain(model: Path, name: str, other: str | None, as_json: bool, **options: Any) -> None:
-    """Tell what must stay together with NAME, or through which chain of nodes two NAMEs are coupled.
-
-    A NAME is that of a node, a parameter or a value; NAME:AXIS is one axis of it, NAME:AXIS:INDEX one index.
-    """
-    from graphsplit import report
-
-    show_report(report.explain_model(_model(model, options), name, other, **options), as_json)
-
-
+main.add_command(inspect)
+main.add_command(explain)
 main.add_command(train)
 main.add_command(run)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from graphsplit.facts import Facts
 from graphsplit.formats.onnx_dialect import OnnxDialect
 from graphsplit.formats.onnx_file import load
 from graphsplit.formats.onnx_sizes import choose_sizes
@@ -16,6 +17,7 @@ from graphsplit.labels import Flowed, Outputs, flow, parameters
 from graphsplit.network import Network, narrowed, prepare
 from graphsplit.planning import Plan
 from graphsplit.report.content import Comparison, Explanation, GraphInspection, Inspection, PairExplanation
+from graphsplit.report.count import ReportDialect
 from graphsplit.report.explain import explain, explain_pair
 from graphsplit.report.facts import inspect
 from graphsplit.report.folder import replan
@@ -39,14 +41,28 @@ def inspect_model(
 
     Raises FormatError, RuleError, GraphsplitError.
     """
+    return inspected(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)[-1]
+
+
+def inspected(
+    model: Model,
+    *,
+    trainable: Iterable[str] = (),
+    constant: Iterable[str] = (),
+    rules: Iterable[str] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[Graph, ReportDialect, Facts, GraphInspection]:
+    """What `inspect_model` gives, with what it is read off."""
     if isinstance(model, Network):
-        return inspect_graph(model.graph, model.dialect, model.trained, model.facts, model.sizes)
+        found = inspect_graph(model.graph, model.dialect, model.trained, model.facts, model.sizes)
+        return model.graph, model.dialect, model.facts, found
     graph = model if isinstance(model, Graph) else load(model)
     lines = tuple(rules)
     dialect = OnnxDialect(registry("onnx").extended(lines) if lines else None)
     trained = parameters(graph, dialect.lookup, trainable, constant)
     chosen = choose_sizes(graph, lambda s: dialect.evaluate(graph, s, trained), sizes)
-    return inspect_graph(graph, dialect, trained, dialect.evaluate(graph, chosen, trained), chosen)
+    facts = dialect.evaluate(graph, chosen, trained)
+    return graph, dialect, facts, inspect_graph(graph, dialect, trained, facts, chosen)
 
 
 def inspect_split(
@@ -62,7 +78,7 @@ def inspect_split(
     sizes: Mapping[str, int] | None = None,
 ) -> Inspection:
     """What a split into `k` parts would do; nothing is written. Raises what planning raises."""
-    network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
+    network = network_of(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
     return inspect(narrowed(network, k, shares=shares, keep=keep, outputs=outputs)[0], network.dialect)
 
 
@@ -84,7 +100,7 @@ def compare_splits(
     sizes: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Sizes of the parts for several numbers of parts. Raises what loading raises; a refused split is a row."""
-    network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
+    network = network_of(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
     kept = tuple(keep)
 
     def planned(k: int) -> Plan:
@@ -110,7 +126,7 @@ def explain_model(
 
     Raises GraphsplitError for a name that nothing has, and what the label flow raises.
     """
-    network = _network(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
+    network = network_of(model, trainable=trainable, constant=constant, rules=rules, sizes=sizes)
     half = evaluation(network, runtime_of(network))
     if half is not network:  # what both modes do is told once
         half = replace(half, trained=half.trained & half.graph.tensors.keys())
@@ -121,7 +137,8 @@ def explain_model(
     return explain(flowed, name) if other is None else explain_pair(flowed, name, other)
 
 
-def _network(model: Model, **options: Any) -> Network:
+def network_of(model: Model, **options: Any) -> Network:
+    """A network that is ready to plan. Raises what loading raises."""
     return model if isinstance(model, Network) else prepare(model, **options)
 
 

@@ -80,6 +80,13 @@ class Chains:
         before[order] = found[order]
         return Search(rank[: self.vertices], before)
 
+    def before(self, search: Search, vertex: int) -> Link | None:
+        """The link by which a vertex was reached, None for a start of the search."""
+        group = int(search.before[vertex])
+        if group <= 0:
+            return None
+        return Link(int(self._node_of_group[group - self.vertices]), int(search.before[group]), vertex)
+
     def chain(self, search: Search, end: int, limit: int | None = None) -> list[Link]:
         """The links from a start of the search to a vertex that it reached; [] where that is a start itself.
 
@@ -87,10 +94,9 @@ class Chains:
         """
         found: list[Link] = []
         vertex = end
-        while (group := int(search.before[vertex])) > 0 and len(found) != limit:
-            other = int(search.before[group])
-            found.append(Link(int(self._node_of_group[group - self.vertices]), other, vertex))
-            vertex = other
+        while (link := self.before(search, vertex)) is not None and len(found) != limit:
+            found.append(link)
+            vertex = link.left
         return found[::-1]
 
     def length(self, search: Search, end: int, known: dict[int, int]) -> int:

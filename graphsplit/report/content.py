@@ -131,7 +131,11 @@ class OutputFacts:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a split does to a network."""
+    """What a split does to a network.
+
+    Activations are all results of nodes that do more than move elements, for the sizes in `network.inputs[].probe`;
+    stored are all tensors.
+    """
 
     report: Literal["split"]
     network: NetworkFacts
@@ -146,6 +150,8 @@ class Inspection:
     private: tuple[Note, ...]
     parameter_sizes: Size
     multiply_add_sizes: Size
+    activation_bytes: Size
+    stored_bytes: Size
 
 
 @dataclass(frozen=True, slots=True)

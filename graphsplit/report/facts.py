@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Literal, cast
 
@@ -14,7 +12,6 @@ from graphsplit.graph import Graph, Value
 from graphsplit.labels import OUTPUT, PRIVATE, Flowed
 from graphsplit.labels.arrays import Ids
 from graphsplit.labels.trainable import operand_tag
-from graphsplit.narrow import narrow
 from graphsplit.planning import Plan
 from graphsplit.report.content import (
     ConstantFacts,
@@ -25,54 +22,47 @@ from graphsplit.report.content import (
     NetworkFacts,
     OutputFacts,
     ParameterFacts,
-    Shape,
     Size,
     ValueFacts,
 )
-from graphsplit.report.count import ReportDialect, multiply_adds
+from graphsplit.report.cost import Costs, costs, part_shapes
+from graphsplit.report.count import ReportDialect
 from graphsplit.report.modes import shown, twins, without_twins
 from graphsplit.report.reasons import kind_of, node_name, private_notes, repeated_notes, result_labels, why_private
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Multiply-adds of each node of the source, full and in each part."""
-
-    full: list[int]
-    parts: list[list[int]]
-
-
-def inspect(plan: Plan, dialect: ReportDialect | None = None) -> Inspection:
+def inspect(plan: Plan, dialect: ReportDialect | None = None, known: Costs | None = None) -> Inspection:
     """What a plan does: layers, families, parameters, sizes, and everything that isn't divided with its reason.
 
-    `dialect` is the one that the plan was made with unless another is given. Reads no weights; parts of one shape are
-    counted once. Raises UnsupportedError where narrowing refuses.
+    `dialect` is the one that the plan was made with unless another is given; `known` its costs where they have been
+    counted. Reads no weights; parts of one shape are counted once. Raises UnsupportedError where narrowing refuses.
     """
     flowed = plan.flowed
     dialect = dialect if dialect is not None else cast(ReportDialect, flowed.last.dialect)
-    shapes = _part_shapes(plan)
-    work = _work(plan, dialect, shapes)
+    found = known if known is not None else costs(plan, dialect)
     return Inspection(
         report="split",
-        network=network_facts(plan.graph, flowed.facts, flowed.trained, sum(work.full)),
+        network=network_facts(plan.graph, flowed.facts, flowed.trained, sum(found.full.work)),
         parts=plan.parts,
         shares=plan.partition.shares,
-        layers=_layers(plan, work, dialect),
+        layers=_layers(plan, found, dialect),
         families=_families(plan),
-        parameters=_parameters(plan, shapes),
+        parameters=_parameters(plan),
         constants=constant_facts(plan.graph, flowed.trained),
         outputs=tuple(OutputFacts(v.name, _merge_of(flowed, v.name)) for v in without_twins(plan.graph.outputs)),
         repeated=repeated_notes(plan),
         private=private_notes(flowed),
         parameter_sizes=parameter_sizes(plan),
-        multiply_add_sizes=size(sum(work.full), [sum(part) for part in work.parts]),
+        multiply_add_sizes=found.multiply_adds,
+        activation_bytes=found.activations,
+        stored_bytes=found.stored,
     )
 
 
 def parameter_sizes(plan: Plan) -> Size:
     """Trained elements, full and in each part."""
     full = sum(prod(p.shape) for p in plan.parameters.values())
-    return size(full, [sum(prod(shape) for shape in part.values()) for part in _part_shapes(plan)])
+    return size(full, [sum(prod(shape) for shape in part.values()) for part in part_shapes(plan)])
 
 
 def size(full: int, parts: list[int]) -> Size:
@@ -103,54 +93,8 @@ def constant_facts(graph: Graph, trained: frozenset[str]) -> tuple[ConstantFacts
     return tuple(ConstantFacts(n, tuple(graph.tensors[n].shape), graph.tensors[n].dtype.name) for n in names)
 
 
-def probe_sizes(graph: Graph, facts: Facts) -> dict[str, int]:
-    """The sizes of the dynamic axes that these facts were computed with."""
-    found: dict[str, int] = {}
-    for value in graph.inputs:
-        shape = facts[value.name].shape
-        for axis, dim in enumerate(value.shape or ()):
-            if shape is not None and not isinstance(dim, int):
-                found[dim if isinstance(dim, str) else f"{value.name}:{axis}"] = shape[axis]
-    return found
-
-
-# -- parameters and multiply-adds of the parts ----------------------------------------------------
-
-
-def _part_shapes(plan: Plan) -> list[dict[str, Shape]]:
-    owner = plan.partition.owner
-    return [
-        {name: p.selection(owner, part).shape(p.shape) for name, p in plan.parameters.items()}
-        for part in range(plan.parts)
-    ]
-
-
-def _work(plan: Plan, dialect: ReportDialect, shapes: list[dict[str, Shape]]) -> _Work:
-    full = multiply_adds(plan.graph, dialect, plan.flowed.facts)
-    sizes = probe_sizes(plan.graph, plan.flowed.facts)
-    known: dict[tuple[Shape, ...], list[int]] = {}
-    parts = []
-    for part, mine in enumerate(shapes):
-        key = tuple(mine.values())
-        if plan.parts == 1:
-            known[key] = full
-        elif key not in known:
-            known[key] = _part_work(plan, dialect, part, sizes)
-        parts.append(known[key])
-    return _Work(full, parts)
-
-
-def _part_work(plan: Plan, dialect: ReportDialect, part: int, sizes: Mapping[str, int]) -> list[int]:
-    sub = narrow(plan, dialect, part)
-    facts = dialect.evaluate(sub.graph, sizes, plan.flowed.trained)
-    found = [0] * len(plan.graph.nodes)
-    for index, number in zip(sub.origin, multiply_adds(sub.graph, dialect, facts), strict=True):
-        found[index] += number
-    return found
-
-
-def _parameters(plan: Plan, shapes: list[dict[str, Shape]]) -> tuple[ParameterFacts, ...]:
-    owner, found = plan.partition.owner, []
+def _parameters(plan: Plan) -> tuple[ParameterFacts, ...]:
+    owner, found, shapes = plan.partition.owner, [], part_shapes(plan)
     for name, p in plan.parameters.items():
         counts = p.counts(owner, plan.parts)
         elements = ElementCounts(**{k: counts[k] for k in ("owned", "output", "duplicated", "unused", "cut")})
@@ -170,7 +114,7 @@ def family_numbers(plan: Plan) -> Ids:
     return found
 
 
-def _layers(plan: Plan, work: _Work, dialect: ReportDialect) -> tuple[LayerFacts, ...]:
+def _layers(plan: Plan, known: Costs, dialect: ReportDialect) -> tuple[LayerFacts, ...]:
     flowed, numbers, hidden = plan.flowed, family_numbers(plan), twins(plan.graph)
     found = []
     for index, node in enumerate(plan.graph.nodes):
@@ -187,14 +131,14 @@ def _layers(plan: Plan, work: _Work, dialect: ReportDialect) -> tuple[LayerFacts
                 title=node.title,
                 op=node.qualified_op,
                 kind=kind,
-                own=index in flowed.blocks or bool(work.full[index]),
+                own=index in flowed.blocks or bool(known.full.work[index]),
                 vertices=int(labels.size),
                 atoms=int(np.unique(labels).size),
                 families=tuple(int(f) for f in np.unique(numbers[labels]) if f >= 0),
                 vertices_of_parts=tuple(int(n) for n in np.bincount(owners[owners >= 0], minlength=plan.parts)),
                 parameters=names,
-                multiply_adds=work.full[index],
-                multiply_adds_of_parts=tuple(part[index] for part in work.parts),
+                multiply_adds=known.full.work[index],
+                multiply_adds_of_parts=tuple(part.work[index] for part in known.parts),
                 reason=why_private(flowed, index) if kind == "private" else "",
             )
         )

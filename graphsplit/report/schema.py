@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -13,13 +14,22 @@ PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean", type(N
 
 def schema() -> dict[str, Any]:
     """The schema of everything that `inspect --json` and `explain --json` print."""
+    return schema_of(
+        get_args(Report),
+        "graphsplit reports",
+        "What `graphsplit inspect --json` and `graphsplit explain --json` print.",
+    )
+
+
+def schema_of(reports: Sequence[Any], title: str, description: str) -> dict[str, Any]:
+    """The schema of what is one of these dataclasses."""
     definitions: dict[str, Any] = {}
-    reports = [_of(report, definitions) for report in get_args(Report)]
+    found = [_of(report, definitions) for report in reports]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "graphsplit reports",
-        "description": "What `graphsplit inspect --json` and `graphsplit explain --json` print.",
-        "oneOf": reports,
+        "title": title,
+        "description": description,
+        **({"oneOf": found} if len(found) > 1 else found[0]),
         "$defs": dict(sorted(definitions.items())),
     }
 

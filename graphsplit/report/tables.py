@@ -39,6 +39,16 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def memory(value: int) -> str:
+    """An amount of bytes, such as 1.6 MiB."""
+    amount = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable")
+
+
 def times(shape: Sequence[int] | None) -> str:
     """A shape, such as 2x20x24x24."""
     return "?" if shape is None else "x".join(map(str, shape)) or "scalar"
@@ -112,6 +122,10 @@ def show_sizes(console: Console, found: Inspection) -> None:
         ("share", "right"),
     ]
     say(console, table(columns, rows))
+    at = max(range(found.parts), key=parameters.parts.__getitem__)
+    sizes = [("activations", found.activation_bytes), ("file", found.stored_bytes)]
+    text = [f"{name} {memory(s.parts[at])} ({percent(s.shares[at])})" for name, s in sizes]
+    say(console, f"largest part: {', '.join(text)}")
 
 
 def show_remarks(console: Console, found: Inspection) -> None:

@@ -19,7 +19,7 @@ def why_coupled(flowed: Flowed, index: int, shared: Mapping[int, str]) -> str:
     weights = [n for n in node.inputs if n in flowed.last.derived]
     if bound is None:
         return shared.get(index) or "it moves them onto one element"
-    if bound.mix and _contracts_weights(bound, node.inputs, weights):
+    if bound.mix and contracts_weights(bound, node.inputs, weights):
         if flowed.last.couplings.groupings.get(index):
             return "it works in groups: what a group reads and what it makes stay together"
         return shared.get(index) or "one column of its weight serves several vertices, so they stay together"
@@ -35,7 +35,8 @@ def why_coupled(flowed: Flowed, index: int, shared: Mapping[int, str]) -> str:
     return shared.get(index) or "it makes one element of both"
 
 
-def _contracts_weights(bound: Bound, inputs: tuple[str, ...], weights: list[str]) -> bool:
+def contracts_weights(bound: Bound, inputs: tuple[str, ...], weights: list[str]) -> bool:
+    """Whether a node sums over an axis of one of its weights."""
     for name, axes in zip(inputs, bound.operands, strict=False):
         if name in weights and axes is not None and any(f in bound.mix for names in axes for f in names):
             return True
