@@ -180,6 +180,23 @@ def test_groups_that_take_the_same_rows(tmp_path: Path) -> None:
     exact(grouped_dense(), tmp_path)
 
 
+def cropped(opset: int) -> onnx.ModelProto:
+    """Borders cut off by a padding of negative width, of images and of channels, where others are added."""
+    net = Net("cropped", opset=opset)
+    x = net.relu(net.conv(net.input("input", ("batch", 2, 8, 8)), "conv1", 12, 3))
+    for pads in ([0, 0, -1, 1, 0, 0, -1, -2], [0, -4, 0, 0, 0, 0, 1, 0]):
+        sizes = {} if opset > 10 else {"pads": pads, "mode": "constant"}
+        x = net.op("Pad", x, *([net.constant(np.array(pads))] if opset > 10 else []), **sizes)
+    x = net.relu(net.conv(net.declare(x, ("batch", 8, 7, 7)), "conv2", 6, 3))
+    net.output(net.dense(net.mean(x, [2, 3], keepdims=0), "head", 3), "output")
+    return net.build()
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_padding_of_negative_width(tmp_path: Path, opset: int) -> None:
+    exact(cropped(opset), tmp_path)
+
+
 def groups_in_a_row(channels: int, groups: Sequence[int], residual: Sequence[int]) -> onnx.ModelProto:
     """Grouped linear layers behind a convolution, each with another number of groups, and a residual sum around some."""
     net = Net("groups_in_a_row")

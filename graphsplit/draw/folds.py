@@ -119,7 +119,7 @@ class _Folder:
         titles = list(of)
         return [(titles[mine] if mine >= 0 else None, found[mine, run]) for mine, run in self._in_order(found)]
 
-    def _in_order(self, groups: Mapping[tuple[int, int], list[int]]) -> Iterable[tuple[int, int]]:
+    def _in_order(self, groups: Mapping[tuple[int, int], list[int]]) -> list[tuple[int, int]]:
         """Groups so that none reads what a later one makes, else by their first boxes: runs of neighbours make no cycle."""
         of = {box: key for key, run in groups.items() for box in run}
         order: nx.DiGraph[tuple[int, int]] = nx.DiGraph()
@@ -127,7 +127,7 @@ class _Folder:
         order.add_edges_from(
             (key, of[other]) for box, key in of.items() for other in self.ahead[box] if other in of and of[other] != key
         )
-        return nx.lexicographical_topological_sort(order, key=lambda key: groups[key][0])
+        return list(nx.lexicographical_topological_sort(order, key=lambda key: groups[key][0]))
 
     def _scope(self, box: int, depth: int) -> str | None:
         path = self.items[box].path

@@ -244,12 +244,33 @@ def run(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     """Run onnx's reference implementation of one node."""
     op, version = NEWER.get((node.domain, node.op), (node.op, node.version))
     node = replace(node, op=op, version=version)
+    if (node.domain, node.op) == ("", "Pad"):
+        node, arrays = _cropped(node, arrays)
     proto = node_proto(node)
     parameters = {"log": lambda *_: None, "opsets": {node.domain: node.version}, "verbose": 0, "new_ops": None}
     parameters |= {"existing_functions": {}, "evaluator_cls": None}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return list(_implementation(node.domain, node.op, node.version)(proto, parameters).run(*arrays))
+
+
+def _cropped(node: Node, arrays: Sequence[Array | None]) -> tuple[Node, Sequence[Array | None]]:
+    """A padding whose negative widths are cut off in front of it: the reference implementation takes none."""
+    array = arrays[0]
+    held = node.attributes.get("pads")
+    given = np.asarray(held if held is not None else arrays[1] if len(arrays) > 1 else ())
+    if array is None or not (given < 0).any():
+        return node, arrays
+    axes = arrays[3] if len(arrays) > 3 and arrays[3] is not None else np.arange(array.ndim)
+    widths = given.reshape(2, -1)
+    pieces = [slice(None)] * array.ndim
+    for axis, before, after in zip(axes.tolist(), *widths.tolist(), strict=True):
+        pieces[axis] = slice(max(0, -before), array.shape[axis] - max(0, -after))
+    left = np.maximum(given, 0)
+    if held is not None:
+        node = replace(node, attributes={**node.attributes, "pads": tuple(left.tolist())})
+        return node, [array[tuple(pieces)], *arrays[1:]]
+    return node, [array[tuple(pieces)], left, *arrays[2:]]
 
 
 def move(node: Node, arrays: Sequence[Array | None]) -> list[Array]:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from tools import coverage
@@ -34,5 +35,10 @@ def examine_export(example: Example, way: Way) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - the exporter raises what it likes
             first = str(error).strip().partition("\n")[0]
             return {"status": "not exported", "reason": f"torch.onnx.export: {type(error).__name__}: {first}"}
+        try:
+            onnx.checker.check_model(path)
+        except onnx.checker.ValidationError as error:
+            first = str(error).strip().partition("\n")[0]
+            return {"status": "not exported", "reason": f"torch.onnx.export wrote what onnx.checker refuses: {first}"}
         found = coverage.examine(str(path), Way(way.k, way.strategy, way.seed))
     return {name: found[name] for name in TAKEN if name in found} | {"planning": found.get("seconds", 0.0)}
