@@ -173,6 +173,14 @@ def test_scopes_in_names() -> None:
     assert scoped("") == ((), "")
 
 
+def test_labels_of_boxes_outside_their_scope() -> None:
+    """One alone is called as its scope, unless its own name says that; of two, each has the scope's name in front."""
+    names = ["/conv1/Conv", "up.0", "/fc/MatMul", "/fc/Add", "head.0.add", "head.0.mul", "plain"]
+    items = [Item(*scoped(name), "Conv") for name in names]
+    _, labels = fold(items, [])
+    assert labels == ["conv1", "up.0", "fc/MatMul", "fc/Add", "head.0/add", "head.0/mul", "plain"]
+
+
 def blocks(count: int, names: bool) -> onnx.ModelProto:
     """Residual blocks in a row, in scopes, or without any names."""
     net = Net("blocks")

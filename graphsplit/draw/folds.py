@@ -74,7 +74,7 @@ class _Folder:
             inner = self.level(run, depth + 1, name, "scope")
             if len(inner.children) == 1 and isinstance(inner.children[0], Fold):
                 only = inner.children[0]
-                label = only.label if only.label.startswith(f"{name}.") else f"{name}/{only.label}"
+                label = only.label if _tells(only.label, name) else f"{name}/{only.label}"
                 children.append(Fold(label, only.kind, only.children))
             else:
                 children.append(inner)
@@ -87,7 +87,8 @@ class _Folder:
         """Boxes outside their scope have its name in their label; one alone has it for a label."""
         for box in run:
             path, label = self.items[box].path[depth:], self.items[box].label
-            self.labels[box] = "/".join(path if len(run) == 1 else (*path, label))
+            words = path if len(run) == 1 and not _tells(label, path[-1]) else (*path, label)
+            self.labels[box] = "/".join(a for a, b in pairwise((*words, "")) if not _tells(b, a))
 
     def _runs(self, boxes: list[int], depth: int) -> list[tuple[str | None, list[int]]]:
         """Boxes by their scope at this depth, in the order of the graph; scopes that would make a cycle are cut into runs."""
@@ -191,6 +192,11 @@ class _Folder:
         if isinstance(child, int):
             return self.labels[child]
         return child.label.partition(" … ")[0]
+
+
+def _tells(word: str, scope: str) -> bool:
+    """Whether a name says the scope that it is in: `layer.0` in `layer`."""
+    return word.startswith(f"{scope}.")
 
 
 def leaves(child: int | Fold) -> list[int]:

@@ -110,11 +110,11 @@
 
   function linkBox(number) {
     if (number < 0) return "?";
-    return graphsplit.make("button", { class: "link", type: "button", title: drawing.boxes[number].name, onclick: () => reveal(number) }, graphsplit.shorten(drawing.boxes[number].name, 40));
+    return graphsplit.make("button", { class: "link", type: "button", title: drawing.boxes[number].name, onclick: () => reveal(number) }, graphsplit.shorten(drawing.boxes[number].name, 60));
   }
 
   function link(name, text) {
-    return names.has(name) ? graphsplit.make("button", { class: "link", type: "button", title: name, onclick: () => reveal(names.get(name)) }, graphsplit.shorten(text, 44)) : graphsplit.shorten(text, 44);
+    return names.has(name) ? graphsplit.make("button", { class: "link", type: "button", title: name, onclick: () => reveal(names.get(name)) }, graphsplit.shorten(text, 72)) : graphsplit.shorten(text, 72);
   }
 
   const users = new Map();

@@ -196,7 +196,9 @@ globalThis.graphsplit = graphsplit;
     dagre.layout(graph);
     const header = id ? SIZE.header : 0, bounds = graph.graph();
     const title = id ? shorten(fold.label, 60).length * 7.2 + 70 : 0;
-    const spare = Math.max(0, title - bounds.width) / 2;
+    const bends = [...fold.edges.values()].flatMap((edge) => graph.edge(edge.from, edge.to).points.map((p) => p.x));
+    const beyond = Math.max(0, SIZE.pad - Math.min(...bends), Math.max(...bends) + SIZE.pad - bounds.width);  // edges bend outside
+    const spare = Math.max(beyond, (title - bounds.width) / 2, 0);
     const place = (item) => {
       const at = graph.node(item);
       return { x: at.x - at.width / 2 + spare, y: at.y - at.height / 2 + header, width: at.width, height: at.height };
