@@ -145,6 +145,11 @@ def metrics(logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
     return {"error": (logits.argmax(1) != classes).float().mean()}
 
 
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """The probability that each image's own class is given."""
+    return logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
 def optimizer(model: nn.Module) -> Optimizer:
     """SGD: biases at twice the rate and without decay, weights with their layer's."""
     groups = []

@@ -71,6 +71,11 @@ def metrics(logits: Tensor, digits: Tensor) -> dict[str, Tensor]:
     return {"error": (logits.argmax(1) != digits).float().mean()}
 
 
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """The probability that each image's own class is given."""
+    return logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
 def optimizer(model: nn.Module) -> Optimizer:
     """SGD with momentum."""
     return SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)

@@ -68,6 +68,11 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {"error": (logits.argmax(1) != labels).float().mean()}
 
 
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """The probability that each digit's own class is given."""
+    return logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
 def optimizer(model: nn.Module) -> Optimizer:
     """The paper's."""
     return SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)

@@ -325,6 +325,17 @@ def test_curves_of_a_training(tmp_path: Path) -> None:
     ]
     assert found.curves[1].validation == (3.0, 2.0)
     assert found.curves[2].validation == (None,)
+    assert found.confidence == ()
+    for part, numbers in ((0, [0.5, 1, 0.25]), (1, [0.75, 0.5])):
+        path = tmp_path / "out" / "parts" / "training" / f"part_{part}" / "confidence.json"
+        path.write_text(json.dumps(numbers))
+    found = training_of(tmp_path / "out" / "parts", 2)
+    assert found is not None
+    assert found.confidence == ((0.5, 1.0), (0.75, 0.5))
+    path.write_text('["<img>", NaN]')
+    found = training_of(tmp_path / "out" / "parts", 2)
+    assert found is not None
+    assert found.confidence == ()
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -211,6 +212,27 @@ def test_light_and_dark(opened: Open, scheme: str) -> None:
     assert shown.evaluate(ground) == (white if scheme == "light" else black)
 
 
+def test_printing(opened: Open) -> None:
+    """The whole scene is on the paper, on white, and afterwards all is as it was."""
+    shown = opened(page(draw_model(LENET, 2)), color_scheme="dark")
+    shown.keyboard.press("+")
+    state = "[graph.getAttribute('viewBox'), graph.firstChild.getAttribute('transform'), document.documentElement.dataset.theme]"
+    before = shown.evaluate(state)
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    shown.emulate_media(media="print", color_scheme="dark")
+    assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    frame = shown.locator("#graph").bounding_box()
+    assert frame is not None
+    for item in shown.locator("#graph .box").all():
+        seen = item.bounding_box()
+        assert seen is not None
+        assert frame["y"] <= seen["y"]
+        assert seen["y"] + seen["height"] <= frame["y"] + frame["height"] + 1
+    assert shown.pdf()[:5] == b"%PDF-"
+    shown.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert shown.evaluate(state) == before
+
+
 def test_names_that_are_markup_do_nothing(opened: Open, tmp_path: Path) -> None:
     shown = opened(page(draw_model(evil(tmp_path), 2)))
     for item in shown.locator("#graph .layer").all():
@@ -251,9 +273,12 @@ def test_a_split_folder_shows_its_training(opened: Open, tmp_path: Path) -> None
         begin = 4 if place == "training" else 1
         lines = [f'{{"part": {part}, "epoch": {e}, "loss": {1 / e}}}\n' for e in range(begin, begin + 3)]
         (folder / "metrics.jsonl").write_text("".join(lines))
+        (folder / "confidence.json").write_text(json.dumps([part, 0.5, 0.25 * part]))
     shown = opened(page(draw_folder(tmp_path / "run" / "parts")))
     assert shown.locator("#panel .line").count() == 3
     assert shown.locator("#panel .merge").count() == 1
+    assert shown.locator("#panel .scatter .dot").count() == 3
+    assert "for 3 samples before the merge. Correlation" in shown.locator("#panel").inner_text()
 
 
 def test_a_page_without_a_split(opened: Open) -> None:

@@ -64,6 +64,13 @@ def test_the_whole_method(run: Run) -> None:
     each = [graphsplit.load_module(f"out/parts/submodel_{part}.pt2")(x) for part in (0, 1)]
     assert torch.allclose(merged(x), (each[0] + each[1]) / 2, atol=1e-5)
     assert not torch.allclose(graphsplit.load_module("out/trained.pt2")(x), merged(x), atol=1e-2)
+    task = load_task(GLYPHS, {"IMAGES": "1500"})
+    assert task.test_data is not None
+    images, labels = (torch.cat(list(column)) for column in zip(*task.test_data(), strict=True))
+    for part in (0, 1):
+        sure = json.loads(Path(f"out/parts/training/part_{part}/confidence.json").read_text())
+        right = graphsplit.load_module(f"out/parts/submodel_{part}.pt2")(images).softmax(1)[range(len(labels)), labels]
+        assert torch.allclose(torch.tensor(sure), right[:2000], atol=1e-4)
     assert graphsplit.verify("out/parts", "out/merged.pt2").passed
 
 

@@ -120,9 +120,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a trainer left."""
+    """What a trainer left: curves, and for each part how sure it was of the right answer, sample by sample, before the merge."""
 
     curves: tuple[Curve, ...]
+    confidence: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a trainer left in a split's folder, as curves: losses of the sub-models, and of the merged network behind them."""
+"""What a trainer left in a split's folder: losses by epoch, and how sure each sub-model was of what is right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from graphsplit.draw.content import Curve, Training
 
-FOLDER, METRICS, PART = "training", "metrics.jsonl", "part_"
+FOLDER, METRICS, CONFIDENCE, PART = "training", "metrics.jsonl", "confidence.json", "part_"
+SAMPLES = 500
+"""So many of a part's samples at most are shown."""
 
 
 def training_of(folder: Path, parts: int) -> Training | None:
@@ -19,7 +21,20 @@ def training_of(folder: Path, parts: int) -> Training | None:
     files.append(("merged", folder.parent / FOLDER / METRICS))
     curves = [_curve(name, _lines(file)) for name, file in files if file.is_file()]
     found = tuple(curve for curve in curves if curve.epochs)
-    return Training(found) if found else None
+    sure = [_numbers(folder / FOLDER / f"{PART}{part}" / CONFIDENCE) for part in range(parts)]
+    samples = min(map(len, sure), default=0)
+    confidence = tuple(tuple(numbers[:samples]) for numbers in sure) if samples else ()
+    return Training(found, confidence) if found or confidence else None
+
+
+def _numbers(file: Path) -> list[float]:
+    """The first numbers of a file, none where there is no such file."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    fits = isinstance(found, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in found)
+    return [float(x) for x in found[:SAMPLES]] if fits else []
 
 
 def _lines(file: Path) -> Iterable[Mapping[str, Any]]:

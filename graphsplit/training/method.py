@@ -19,6 +19,7 @@ from graphsplit.files import MANIFEST_NAME, inside
 from graphsplit.manifest import Manifest
 from graphsplit.modules.optimizers import KNOWN
 from graphsplit.training import checkpoint
+from graphsplit.training.confidence import leave_confidence
 from graphsplit.training.files import open_network, save_as
 from graphsplit.training.folder import FOLDER, Training, part_folder, train_parts
 from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
@@ -88,7 +89,9 @@ def run(
     if data is not None:
         with clock("evaluate"):
             for part, file in enumerate(_files(parts)):
-                scores[f"part {part}"] = _score(task, training, open_network(file), data)
+                alone = make(task, open_network(file), [0], training.device, training.schedule)
+                scores[f"part {part}"] = evaluate(task, alone, data)[0]
+                leave_confidence(task, alone, data, part_folder(parts, part))
             scores["merged"] = evaluate(task, merged.trainee, data)[0]
     course = Course(
         training.epochs,
@@ -199,10 +202,6 @@ class _Clock:
 
 def _files(parts: Path) -> list[Path]:
     return [inside(parts, entry.file) for entry in Manifest.read(parts).submodels]
-
-
-def _score(task: Task, training: Training, module: nn.Module, data: Any) -> Mapping[str, float]:
-    return evaluate(task, make(task, module, [0], training.device, training.schedule), data)[0]
 
 
 # -- the merged network -----------------------------------------------------------------------------------------

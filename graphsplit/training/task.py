@@ -5,6 +5,7 @@ def loss(outputs, targets):            # a scalar: the mean over the batch
 def optimizer(model):                  # a torch optimizer of the model's parameters
 def schedule(optimizer, epochs):       # optional: a scheduler of torch.optim.lr_scheduler, stepped after each epoch
 def metrics(outputs, targets):         # optional: numbers by name, means over the batch
+def confidence(outputs, targets):      # optional: a number for each sample, such as the probability given to its class
 def validation_data():                 # optional, and so is test_data
 EPOCHS = 100                           # optional: what --epochs is by default
 SCHEDULE_EACH = "step"                 # optional: step the schedule after each batch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 REQUIRED = ("train_data", "loss", "optimizer")
-OPTIONAL = ("schedule", "metrics", "validation_data", "test_data")
+OPTIONAL = ("schedule", "metrics", "confidence", "validation_data", "test_data")
 EACH = ("epoch", "step")
 
 
@@ -49,6 +50,7 @@ class Task:
     optimizer: Callable[[nn.Module], Optimizer]
     schedule: Callable[[Any, int], Any] | None = None
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None
+    confidence: Callable[[Any, Any], Any] | None = None
     validation_data: Callable[[], Iterable[Any]] | None = None
     test_data: Callable[[], Iterable[Any]] | None = None
     epochs: int | None = None

@@ -210,7 +210,23 @@
 
   const keys = document.getElementById("legend");
   for (const entry of graphsplit.legend(drawing)) keys.append(graphsplit.make("li", {}, graphsplit.make("span", { class: "chip " + entry.class }), entry.text));
-  globalThis.addEventListener("beforeprint", () => fit(0));
+  // On paper the whole scene fits its frame by itself, on white.
+  let before = null;
+  globalThis.addEventListener("beforeprint", () => {
+    if (before) return;
+    before = { transform: ground.getAttribute("transform"), theme: document.documentElement.dataset.theme };
+    ground.removeAttribute("transform");
+    svg.attr("viewBox", `0 0 ${app.scene.width} ${app.scene.height}`);
+    document.documentElement.dataset.theme = "light";
+  });
+  globalThis.addEventListener("afterprint", () => {
+    if (!before) return;
+    ground.setAttribute("transform", before.transform);
+    svg.attr("viewBox", null);
+    if (before.theme) document.documentElement.dataset.theme = before.theme; else delete document.documentElement.dataset.theme;
+    before = null;
+  });
+
   render();
   fit(READABLE);
   select(null);

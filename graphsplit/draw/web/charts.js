@@ -86,5 +86,23 @@
     return `<svg class="chart" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="loss by epoch">${text}</svg>`;
   }
 
-  Object.assign(graphsplit, { matrix, comparison, curves, percent });
+  // How sure two parts are of the same samples, a dot for each: off the diagonal they differ.
+  function scatter(one, other, names, width) {
+    const left = 34, side = width - left - 8, low = Math.min(0, ...one, ...other), high = Math.max(1, ...one, ...other);
+    const x = (v) => left + (side * (v - low)) / (high - low), y = (v) => 8 + side - (side * (v - low)) / (high - low);
+    let text = `<path class="grid" d="M${round(x(low))} ${round(y(low))}L${round(x(high))} ${round(y(high))}"/><rect class="frame" x="${left}" y="8" width="${side}" height="${side}"/>`;
+    one.forEach((v, i) => { text += `<circle class="dot" cx="${round(x(v))}" cy="${round(y(other[i]))}" r="1.8"/>`; });
+    for (const v of [low, high]) text += `<text class="tick" x="${round(x(v))}" y="${side + 22}" text-anchor="middle">${Number(v.toPrecision(2))}</text><text class="tick" x="${left - 5}" y="${round(y(v) + 4)}" text-anchor="end">${Number(v.toPrecision(2))}</text>`;
+    text += `<text class="tick" x="${left + side / 2}" y="${side + 22}" text-anchor="middle">${names[0]}</text><text class="tick" transform="translate(14 ${8 + side / 2}) rotate(-90)" text-anchor="middle">${names[1]}</text>`;
+    return `<svg class="chart scatter" viewBox="0 0 ${width} ${side + 28}" width="${width}" height="${side + 28}" role="img" aria-label="${names[0]} against ${names[1]}">${text}</svg>`;
+  }
+
+  // Pearson's correlation of two lists.
+  function correlation(one, other) {
+    const mean = (list) => total(list) / list.length, a = mean(one), b = mean(other);
+    const product = (f, g) => total(f.map((v, i) => v * g[i])), left = one.map((v) => v - a), right = other.map((v) => v - b);
+    return product(left, right) / Math.sqrt(product(left, left) * product(right, right) || 1);
+  }
+
+  Object.assign(graphsplit, { scatter, correlation, matrix, comparison, curves, percent });
 })(graphsplit);

@@ -2,7 +2,7 @@
 "use strict";
 
 (function (graphsplit) {
-  const { comparison, count, curves, isLayer, matrix, part, percent, total } = graphsplit;
+  const { comparison, correlation, count, curves, isLayer, matrix, part, percent, scatter, total } = graphsplit;
   const WIDTH = 356;
 
   function make(tag, attributes, ...children) {
@@ -54,7 +54,8 @@
       found.push(section("Other numbers of parts", chart(comparison(drawing.comparison, facts.parts, WIDTH)),
         make("p", { class: "quiet" }, "The largest part's share of ", make("b", { class: "a" }, "parameters"), " and ", make("b", { class: "b" }, "multiply-adds"), "; the line is 1/K².")));
     }
-    if (drawing.training) found.push(section("Training", chart(curves(drawing.training, WIDTH)), make("p", { class: "quiet" }, "Validation loss by epoch where there is one, else training loss. The dashed line is the merge.")));
+    if (drawing.training && drawing.training.curves.length) found.push(section("Training", chart(curves(drawing.training, WIDTH)), make("p", { class: "quiet" }, "Validation loss by epoch where there is one, else training loss. The dashed line is the merge.")));
+    if (drawing.training && drawing.training.confidence.length > 1) found.push(section("How the parts differ", diversity(drawing.training.confidence)));
     const norms = cutNorms(app);
     if (norms) found.push(section("Cut weights", norms));
     found.push(...kept(app));
@@ -70,6 +71,21 @@
     const found = [table(["", "full", head], rows.map(([name, size, print]) => [name, print(size.full), `${print(size.parts[largest])}  (${(100 * size.shares[largest]).toFixed(1)} %)`]), "sizes")];
     if (!same) found.push(make("p", { class: "quiet" }, facts.parameter_sizes.parts.slice(0, 12).flatMap((n, p) => [p ? ", " : "Parameters of each part: ", chip(p), " " + count(n)]), facts.parts > 12 ? ", …" : ""));
     return make("div", {}, ...found);
+  }
+
+  // Two parts' confidence in what is right, before the merge; which two can be chosen.
+  function diversity(confidence) {
+    const place = make("div", {}), said = make("p", { class: "quiet" });
+    const choose = (at) => make("select", { "aria-label": "a part" }, confidence.map((_, p) => make("option", p === at ? { selected: "" } : {}, "part " + p)));
+    const one = choose(0), other = choose(1);
+    const show = () => {
+      const a = confidence[one.selectedIndex], b = confidence[other.selectedIndex];
+      place.innerHTML = scatter(a, b, [one.value, other.value], 260);  // numbers alone
+      said.textContent = `How sure each is of the right answer, for ${a.length} samples before the merge. Correlation ${correlation(a, b).toFixed(3)}.`;
+    };
+    for (const choice of [one, other]) choice.addEventListener("change", show);
+    show();
+    return make("div", {}, confidence.length > 2 ? make("p", {}, one, " and ", other) : "", place, said);
   }
 
   function unsplit(app) {

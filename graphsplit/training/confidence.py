@@ -1,0 +1,47 @@
+"""How sure each sub-model is of what is right, sample by sample: what the report of a run compares them by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphsplit.files import atomic_file
+from graphsplit.training.streams import apart
+from graphsplit.training.task import Task, TrainingError, batches
+from graphsplit.training.trainee import Trainee, batch_of
+
+CONFIDENCE = "confidence.json"
+MOST = 2000
+"""So many samples at most: enough for a picture."""
+
+
+def leave_confidence(task: Task, trainee: Trainee, data: Iterable[Any], folder: Path) -> None:
+    """Write what the task's `confidence` gives for the first samples of data, in evaluation mode, to a sub-model's folder.
+
+    Does nothing for a task without that function. Raises TrainingError where it doesn't give a number for each sample.
+    """
+    if task.confidence is None:
+        return
+    found: list[float] = []
+    trainee.module.eval()
+    with torch.no_grad(), apart(0):
+        for item in islice(batches(data, "test_data", task.path), MOST):
+            inputs, targets = batch_of(item, trainee.device)
+            (outputs,) = trainee.outputs([inputs])
+            values = task.confidence(outputs, targets)
+            if not torch.is_tensor(values) or values.dim() != 1:
+                raise TrainingError(
+                    "confidence() doesn't give a number for each sample",
+                    hint="such as softmax(outputs, 1)[range(len(targets)), targets]",
+                )
+            found += [round(float(value), 4) for value in values[: MOST - len(found)]]
+            if len(found) >= MOST:
+                break
+    trainee.module.train()
+    with atomic_file(folder / CONFIDENCE, force=True) as staged:
+        staged.write_text(json.dumps(found) + "\n", encoding="utf-8")
