@@ -17,11 +17,13 @@ import torch
 
 import graphsplit
 from graphsplit.training import Training, TrainingError, checkpoint, load_task, train_parts
+from graphsplit.training.confidence import CONFIDENCE, MOST, leave_confidence
 from graphsplit.training.engines import Job, in_processes, on_ray
 from graphsplit.training.folder import part_folder
 from graphsplit.training.loop import CHECKPOINT, METRICS, Outcome
 from graphsplit.training.method import run as method_of
 from graphsplit.training.task import Task
+from graphsplit.training.trainee import make
 from tests.commands import Run, runner
 from tests.test_training import PLAIN, net, weights
 
@@ -145,6 +147,22 @@ def test_a_merge_on_a_plateau(small: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert merged_at("asked", PLAIN) == 6
     with pytest.raises(TrainingError, match=r"has no validation_data\(\)"):
         merged_at("blind", PLAIN.replace("def validation_data", "def other_data"), patience=2)
+
+
+def test_confidence_is_kept_of_some_samples(small: Path) -> None:
+    task = load_task(small / "task.py")
+    trainee = make(task, net(), [0], "cpu", 1)
+    batches = [(torch.randn(1500, 6), torch.zeros(1500, dtype=torch.int64)) for _ in range(3)]
+    leave_confidence(task, trainee, batches, small)
+    assert not (small / CONFIDENCE).exists()
+    leave_confidence(replace(task, confidence=lambda outputs, _: outputs[:, 0]), trainee, batches, small)
+    found = json.loads((small / CONFIDENCE).read_text())
+    with torch.no_grad():
+        wanted = torch.cat([trainee.module.eval()(inputs)[:, 0] for inputs, _ in batches])[:MOST]
+    assert len(found) == MOST
+    assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
+    with pytest.raises(TrainingError, match="a number for each sample"):
+        leave_confidence(replace(task, confidence=lambda outputs, _: outputs.mean()), trainee, batches, small)
 
 
 @pytest.mark.parametrize(
