@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -183,6 +184,41 @@ def test_folds_open_and_close(opened: Open, resnet: str) -> None:
           && a.y < b.y + b.height && b.y < a.y + a.height) found += 1; return found; }"""
     )
     assert overlaps == 0
+    unfed = shown.evaluate(
+        """() => { const {index, scene} = graphsplit.app, ends = new Set(scene.edges.map((e) => e.to.item));
+        return index.drawing.edges.filter((e) => !ends.has("b" + e.target)).length; }"""
+    )
+    assert unfed == 0  # what comes in through the border of a fold is drawn, too
+    unread = shown.evaluate(
+        """() => { const {index, scene} = graphsplit.app, ends = new Set(scene.edges.map((e) => e.from.item));
+        return index.drawing.edges.filter((e) => !ends.has("b" + e.source)).length; }"""
+    )
+    assert unread == 0
+
+
+def test_a_chain_takes_no_detour(opened: Open) -> None:
+    """Between any two knots of a tree, the way leads from one to the other, and to no knot twice."""
+    shown = opened(page(draw_model(LENET, 2)))
+    ways = shown.evaluate(
+        """() => { const before = [-1, 0, 1, 1, 2, 0], knots = before.map((b, k) => ({box: k, index: 0, before: b, via: 10 + k}));
+        const index = {drawing: {trees: [{knots}]}};
+        const way = (from, to) => graphsplit.way(index, {tree: 0, from, to}).map((s) => [s.left.box, s.via, s.right.box]);
+        return [way(4, 3), way(3, 4), way(5, 4), way(0, 2), way(2, 0)]; }"""
+    )
+    assert ways == [
+        [[4, 14, 2], [2, 12, 1], [1, 13, 3]],
+        [[3, 13, 1], [1, 12, 2], [2, 14, 4]],
+        [[5, 15, 0], [0, 11, 1], [1, 12, 2], [2, 14, 4]],
+        [[0, 11, 1], [1, 12, 2]],
+        [[2, 12, 1], [1, 11, 0]],
+    ]
+
+
+def test_only_what_lies_between_parts_is_cut(opened: Open) -> None:
+    shown = opened(page(draw_model(LENET, 2)))
+    text = shown.evaluate("graphsplit.matrix({parameter: 'w', rows: [2, 2, 1], columns: [2, 2, 1], energy: null}, 200)")
+    kinds = re.findall(r'class="block ([^"]+)"', text)
+    assert kinds == ["p0", "cut", "p0", "cut", "p1", "p1", "p0", "p1", "whole"]
 
 
 def test_keys(opened: Open) -> None:

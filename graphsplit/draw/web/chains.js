@@ -57,5 +57,5 @@
       make("ol", { class: "chain" }, items), make("button", { type: "button", onclick: () => app.select("b" + from) }, `Back to ${boxes[from].label}`)];
   }
 
-  Object.assign(graphsplit, { coupled, chain });
+  Object.assign(graphsplit, { coupled, chain, way });
 })(graphsplit);
