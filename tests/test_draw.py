@@ -23,6 +23,7 @@ import graphsplit
 from graphsplit.draw import Drawing, draw_folder, draw_graph, draw_model, draw_plan, facts, figure, page, write
 from graphsplit.draw.content import Box, CouplingTree, Fold
 from graphsplit.draw.folds import CHILDREN, Item, fold, leaves, scoped
+from graphsplit.draw.slices import spelled
 from graphsplit.draw.training import training_of
 from graphsplit.errors import GraphsplitError
 from graphsplit.files import OutputError
@@ -295,6 +296,39 @@ def test_matrices_count_rows_and_columns() -> None:
     kept = (17 * 7 + 17 * 7 + 16 * 6) / (50 * 20)
     assert matrices["conv2.weight"].kept == pytest.approx(kept)
     assert matrices["fc2.weight"].rows == (0, 0, 0, 10)
+
+
+def test_slices_are_those_of_the_sub_models(tmp_path: Path) -> None:
+    """Indexing the source with what a slice says gives the part's tensor."""
+    path = saved("resnet_basic", tmp_path)
+    split = graphsplit.split(path, 2, out=tmp_path / "parts", strategy="interleaved")
+    source, told = graphsplit.load(path), {one.parameter: one.parts for one in draw_folder(tmp_path / "parts").slices}
+    assert told
+    for part, entry in enumerate(split.manifest.submodels):
+        file = graphsplit.load(tmp_path / "parts" / entry.file)
+        for name, texts in told.items():
+            index = [
+                slice(*(int(n) if n else None for n in axis.split(":")))
+                if ":" in axis
+                else slice(int(axis), int(axis) + 1)
+                for axis in texts[part].strip("[]").split(", ")
+            ]
+            assert np.array_equal(source.tensors[name].numpy()[tuple(index)], file.tensors[name].numpy()), name
+
+
+@pytest.mark.parametrize(
+    ("indices", "text"),
+    [
+        ([0, 1, 2], "0:3"),
+        ([4], "4"),
+        ([1, 3, 5], "1:6:2"),
+        ([0, 1, 5, 6, 9], "0:2 + 5:7 + 9"),
+        ([0, 2, 3, 5, 8, 9, 12], "0 + 2:4 + 5 + … (7 in 5 runs)"),
+        ([], "none"),
+    ],
+)
+def test_indices_as_slices(indices: list[int], text: str) -> None:
+    assert spelled(np.array(indices, np.int64)) == text
 
 
 def test_a_folder_is_drawn_without_its_source_weights(tmp_path: Path) -> None:

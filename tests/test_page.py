@@ -129,8 +129,16 @@ def test_a_layer_is_clicked_and_read(opened: Open) -> None:
     shown = opened(page(draw_model(LENET, 2)))
     shown.locator("#graph .layer", has_text="conv2").click()
     text = shown.locator("#panel").inner_text()
-    for said in ("2 × 50 × 8 × 8", "2 × 25 × 8 × 8", "50 × 20 × 5 × 5", "25 × 10 × 5 × 5", "12.5 k of 25 k elements"):
+    for said in (
+        "2 × 50 × 8 × 8",
+        "2 × 25 × 8 × 8",
+        "50 × 20 × 5 × 5",
+        "25 × 10 × 5 × 5",
+        "12.5 k of 25 k elements",
+        "[25:50, 10:20, :, :]",
+    ):
         assert said in text, said
+    assert "50, of family 1" in text
     blocks = shown.locator("#panel .matrix .block")
     assert [b.get_attribute("class") for b in blocks.all()][:4] == ["block p0", "block cut", "block cut", "block p1"]
     shown.keyboard.press("Escape")

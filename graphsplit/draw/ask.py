@@ -12,6 +12,7 @@ from typing import cast
 from graphsplit.draw.content import Drawing
 from graphsplit.draw.graph import Drawn, GraphValues, SplitValues, drawn
 from graphsplit.draw.matrices import matrices
+from graphsplit.draw.slices import slices
 from graphsplit.draw.training import training_of
 from graphsplit.draw.trees import coupling_trees, whys
 from graphsplit.labels import Outputs
@@ -94,6 +95,7 @@ def draw_plan(
         trees=trees,
         whys=whys(plan, trees, picture.box_of),
         matrices=matrices(plan, progress),
+        slices=slices(plan),
         comparison=compared,
     )
 
@@ -111,6 +113,7 @@ def _drawing(found: Inspection | GraphInspection, picture: Drawn) -> Drawing:
         trees=(),
         whys=(),
         matrices=(),
+        slices=(),
         comparison=None,
         training=None,
     )

@@ -109,6 +109,14 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Slices:
+    """What each of the first parts has of a parameter, as one would index it: `[0:25, 0:10, :, :]`."""
+
+    parameter: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """Losses by epoch: of a sub-model, or of the merged network."""
 
@@ -141,5 +149,6 @@ class Drawing:
     trees: tuple[CouplingTree, ...]
     whys: tuple[Why, ...]
     matrices: tuple[Matrix, ...]
+    slices: tuple[Slices, ...]
     comparison: Comparison | None
     training: Training | None

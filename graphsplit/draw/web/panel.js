@@ -140,6 +140,10 @@
     const same = new Set(one.shapes_of_parts.map(times)).size <= 1;
     if (one.shapes_of_parts.length) (same ? [0] : one.shapes_of_parts.map((_, p) => p)).forEach((p) => rows.push([same ? "in each part" : make("span", {}, chip(p), " part " + p), times(one.shapes_of_parts[p])]));
     if (total(one.bands)) rows.push(["vertices", make("span", {}, one.bands.flatMap((n, p) => [p ? " " : "", chip(p), " " + n]))]);
+    if (isLayer(one) && facts.parts && facts.layers[one.layer].families.length) {
+      const layer = facts.layers[one.layer];
+      rows.push(["atoms", `${layer.atoms}, of ${layer.families.length === 1 ? "family" : "families"} ${layer.families.slice(0, 6).join(", ")}${layer.families.length > 6 ? ", …" : ""}`]);
+    }
     found.push(table([], rows, "facts"));
     if (isLayer(one)) found.push(...parameters(app, facts.layers[one.layer]));
     found.push(...graphsplit.coupled(app, number, make, section, list));
@@ -154,6 +158,8 @@
       const rows = [["shape", times(found.shape)]];
       const shapes = found.shapes_of_parts || [], same = new Set(shapes.map(times)).size <= 1;
       if (shapes.length) (same ? [0] : shapes.map((_, p) => p)).forEach((p) => rows.push([same ? "in each part" : make("span", {}, chip(p), " part " + p), times(shapes[p])]));
+      const taken = drawing.slices.find((s) => s.parameter === name);
+      if (taken) rows.push(["slices", make("span", { class: "slices" }, taken.parts.map((text, p) => make("span", {}, chip(p), " " + text)))]);
       if (found.role) rows.push(["merge", ROLES[found.role]]);
       if (found.elements && found.elements.cut) rows.push(["cut", `${count(found.elements.cut)} of ${count(total(Object.values(found.elements)))} elements`]);
       if (drawn && drawn.energy && drawn.kept < 1) rows.push(["norm cut", percent(cutOf(drawn)) + " of the squared norm"]);
