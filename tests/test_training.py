@@ -20,6 +20,7 @@ from torch import nn
 
 import graphsplit
 from graphsplit.training import Outcome, Task, Training, TrainingError, checkpoint, load_task, train_parts
+from graphsplit.training.files import tensors_of
 from graphsplit.training.folder import part_folder
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, train
 from graphsplit.training.streams import Stream
@@ -592,3 +593,9 @@ def test_how_many_epochs_has_to_be_said(task_file: Path) -> None:
     assert Training.of(task, 5).epochs == 5
     with pytest.raises(TrainingError, match="how many epochs"):
         Training.of(replace(task, epochs=None))
+
+
+def test_tied_tensors_are_kept_once() -> None:
+    one, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.weight = one.weight
+    assert list(tensors_of(nn.ModuleList([one, other]))) == ["0.weight", "0.bias", "1.bias"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import graphsplit
 from graphsplit.training import load_task
+from graphsplit.training.trainee import Trainee
 from tests.test_training import PLAIN, net
 from tools.experiments.pages import Page, mean_and_deviation
-from tools.experiments.trials import Setting, Way, draw_afresh, read, run, run_all
+from tools.experiments.trials import Runner, Setting, Way, draw_afresh, read, run, run_all
 from tools.experiments.wider import widened
 
 
@@ -55,6 +58,9 @@ def test_trials_are_taken_up_again(setting: Setting, tmp_path: Path) -> None:
     assert run_all(setting, ways, [0, 1], tmp_path / "t.json", said.append) == found
     assert len(said) == 4
     assert list(read(tmp_path / "t.json").values()) == found
+    changed = replace(setting, about="fewer images")
+    assert [trial.about for trial in run_all(changed, ways, [0], tmp_path / "t.json", said.append)] != [""]
+    assert len(said) == 6  # trials of something else aren't taken up
     page = Page("Title", "command", found)
     assert page.ways == ["baseline", "K=2, merged at 1"]
     assert [trial.seed for trial in page.of("baseline")] == [0, 1]
@@ -91,6 +97,24 @@ def test_a_widened_network_computes_what_the_narrow_one_did() -> None:
     assert not torch.allclose(noisy(x), narrow(x), rtol=1e-3, atol=1e-4)
     weight = noisy.conv2.weight
     assert not torch.equal(weight[:4], weight[4:])
+
+
+@pytest.mark.parametrize(
+    "way", [Way(2, 4, 6, kind="rounds", rounds=2), Way(4, 4, 6, kind="tree"), Way(2, 2, 4), Way(2, 2, 4, kind="wider")]
+)
+def test_every_way_goes_on_with_the_schedule(setting: Setting, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever trains from some epoch on has the learning rate that the schedule has there."""
+    seen: list[tuple[int, float]] = []
+    epochs = Runner.epochs
+
+    def watched(self: Runner, trainees: Sequence[Trainee], first: int, *rest: Any) -> None:
+        seen.extend((first, one.optimizer.param_groups[0]["lr"]) for one in trainees)
+        epochs(self, trainees, first, *rest)
+
+    monkeypatch.setattr(Runner, "epochs", watched)
+    run(setting, way, seed=0)
+    assert len({first for first, _ in seen}) > 1
+    assert all(rate == pytest.approx(0.05 * 0.95**first) for first, rate in seen)
 
 
 def test_a_trial_of_a_widened_network(setting: Setting) -> None:
