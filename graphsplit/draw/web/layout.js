@@ -132,7 +132,8 @@ globalThis.graphsplit = graphsplit;
     }
     const box = index.drawing.boxes[number], terminal = box.op === "input" || box.op === "output";
     const name = shorten(box.label, isLayer(box) ? 30 : 24), below = shorten(opName(box), 18);
-    const long = isLayer(box) ? Math.max(name.length * 7.1 + (box.repeated ? 24 : 0), (below + described(box)).length * 6.3) : (name + below).length * 6.9 + 8;
+    const badge = box.repeated ? 26 : 0;  // ×2 stands behind the name
+    const long = isLayer(box) ? Math.max(name.length * 7.1 + badge, (below + described(box)).length * 6.3) : (name + below).length * 6.9 + 8 + badge;
     return {
       width: Math.max(isLayer(box) ? 150 : 96, long + 20),
       height: terminal ? SIZE.terminal : isLayer(box) ? SIZE.layer : SIZE.node,
