@@ -166,6 +166,23 @@ def test_the_check_for_cycles_sees_one() -> None:
     assert cycles(Fold("", "scope", (Fold("x", "scope", (0, 2)), 1)), {(0, 1), (1, 2)}) == [""]
 
 
+def test_names_that_nest_without_end(tmp_path: Path) -> None:
+    model = onnx.load(LENET)
+    for node in model.graph.node:
+        node.name = "/" + "a/" * 3000 + node.name
+    onnx.save(model, tmp_path / "deep.onnx")
+    assert "conv1" in page(draw_model(tmp_path / "deep.onnx", 2))
+
+
+def test_nodes_of_one_name_keep_their_own_facts(tmp_path: Path) -> None:
+    model = onnx.load(LENET)
+    for node in model.graph.node:
+        node.name = "same"
+    onnx.save(model, tmp_path / "same.onnx")
+    drawing, other = draw_model(tmp_path / "same.onnx", 2), draw_model(LENET, 2)
+    assert [one.layer for one in drawing.boxes] == [one.layer for one in other.boxes]
+
+
 def test_scopes_in_names() -> None:
     assert scoped("/layer1/layer1.0/conv1/Conv") == (("layer1", "layer1.0", "conv1"), "Conv")
     assert scoped("encoder.layer.0.add_") == (("encoder", "layer", "layer.0"), "add_")

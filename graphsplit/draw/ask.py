@@ -23,7 +23,9 @@ from graphsplit.report import compare, inspect
 from graphsplit.report.ask import Model, inspected, network_of
 from graphsplit.report.content import Comparison, GraphInspection, Inspection
 from graphsplit.report.cost import costs
+from graphsplit.report.facts import layer_nodes
 from graphsplit.report.folder import replan
+from graphsplit.report.reasons import node_name
 
 COMPARED = 8
 Progress = Callable[[str, int, int], None]
@@ -87,8 +89,9 @@ def draw_plan(
     """A plan as a drawing. Linear in the graph and its weights, which are read one at a time."""
     known = costs(plan, network.dialect)
     found = inspect(plan, network.dialect, known)
-    parameters = {layer.node: layer.parameters for layer in found.layers}
-    picture = drawn(plan.graph, plan.flowed.facts, SplitValues(plan, found, known), parameters)
+    layers = layer_nodes(plan.flowed, network.dialect)
+    parameters = {node_name(plan.graph.nodes[index]): names for index, names in layers.items()}
+    picture = drawn(plan.graph, plan.flowed.facts, SplitValues(plan, layers, known), parameters)
     trees = coupling_trees(plan, picture.box_of)
     return replace(
         _drawing(found, picture),

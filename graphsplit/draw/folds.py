@@ -13,6 +13,8 @@ import networkx as nx
 
 from graphsplit.draw.content import Fold, FoldKind
 
+DEPTH = 24
+"""Scopes are nested no deeper, whatever names say."""
 CHILDREN = 40
 """More of them in one fold are gathered into stretches."""
 STRETCH = 24
@@ -132,7 +134,7 @@ class _Folder:
 
     def _scope(self, box: int, depth: int) -> str | None:
         path = self.items[box].path
-        return path[depth] if depth < len(path) else None
+        return path[depth] if depth < min(len(path), DEPTH) else None
 
     def _alike(self, children: list[int | Fold]) -> list[int | Fold]:
         """Siblings in a row of the same structure, as one fold; where that leaves one fold alone, they stay as they are."""

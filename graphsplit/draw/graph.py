@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,10 +14,10 @@ from graphsplit.facts import Facts
 from graphsplit.graph import Graph
 from graphsplit.labels import Flowed
 from graphsplit.planning import Plan
-from graphsplit.report.content import GraphInspection, Inspection, Kind, Shape
+from graphsplit.report.content import GraphInspection, Kind, Shape
 from graphsplit.report.cost import Costs
 from graphsplit.report.modes import shown, without_twins
-from graphsplit.report.reasons import kind_of, node_name, result_labels
+from graphsplit.report.reasons import kind_of, node_name, result_labels, why_private, why_repeated
 from graphsplit.report.words import contracts_weights
 
 INPUT, OUTPUT = "input", "output"
@@ -100,11 +100,9 @@ def _folds(
 class SplitValues:
     """Nodes and values of a network that is split."""
 
-    def __init__(self, plan: Plan, found: Inspection, known: Costs) -> None:
+    def __init__(self, plan: Plan, layers: Iterable[int], known: Costs) -> None:
         self.plan, self.flowed, self.known = plan, plan.flowed, known
-        self.layers = {layer.node: at for at, layer in enumerate(found.layers)}
-        self.repeated = {note.node: note.reason for note in found.repeated}
-        self.private = {note.node: note.reason for note in found.private}
+        self.layers = {index: at for at, index in enumerate(layers)}
 
     def box(self, index: int) -> Box:
         node = self.plan.graph.nodes[index]
@@ -119,11 +117,16 @@ class SplitValues:
             bands=_bands(self.plan, core),
             shape=self.known.full.shapes.get(value),
             shapes_of_parts=self._shapes(value),
-            layer=self.layers.get(name),
+            layer=self.layers.get(index),
             repeated=index in self.plan.part_nodes,
             refused=False,
-            reason=self.private.get(name) or self.repeated.get(name, ""),
+            reason=self._reason(index, "whole" if core is None else kind_of(core)),
         )
+
+    def _reason(self, index: int, kind: Kind) -> str:
+        if self.plan.parts > 1 and kind == "private" and index in self.layers:
+            return why_private(self.flowed, index)
+        return why_repeated(self.plan, index) if index in self.plan.part_nodes else ""
 
     def terminal(self, name: str, op: str) -> Box:
         labels = self.flowed.labels.get(name)

@@ -115,13 +115,11 @@ def family_numbers(plan: Plan) -> Ids:
 
 
 def _layers(plan: Plan, known: Costs, dialect: ReportDialect) -> tuple[LayerFacts, ...]:
-    flowed, numbers, hidden = plan.flowed, family_numbers(plan), twins(plan.graph)
+    flowed, numbers = plan.flowed, family_numbers(plan)
     found = []
-    for index, node in enumerate(plan.graph.nodes):
-        names = _trained_operands(flowed, index, dialect)
-        core = result_labels(flowed, index)
-        if core is None or index in hidden or not (names or index in flowed.blocks):
-            continue
+    for index, names in layer_nodes(flowed, dialect).items():
+        node, core = plan.graph.nodes[index], result_labels(flowed, index)
+        assert core is not None, "a layer's result has labels"
         labels = core[core > 0]
         owners = plan.partition.owner[labels]
         kind = kind_of(core)
@@ -143,6 +141,16 @@ def _layers(plan: Plan, known: Costs, dialect: ReportDialect) -> tuple[LayerFact
             )
         )
     return tuple(found)
+
+
+def layer_nodes(flowed: Flowed, dialect: ReportDialect) -> dict[int, tuple[str, ...]]:
+    """The nodes that reports list as layers, in order, each with the parameters that it reads. Names needn't tell them apart."""
+    found = {}
+    for index in shown(flowed.graph, range(len(flowed.graph.nodes))):
+        names = _trained_operands(flowed, index, dialect)
+        if result_labels(flowed, index) is not None and (names or index in flowed.blocks):
+            found[index] = names
+    return found
 
 
 def _trained_operands(flowed: Flowed, index: int, dialect: ReportDialect) -> tuple[str, ...]:
