@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 EPOCHS = 520
 DATA_ROOT = "data"
 BATCH, CROP = 128, 24
-IMAGES = 10_000  # of each file
+IMAGES = 10_000  # of each file that is trained on
+TESTED = 10_000  # test images
 LEARNING_RATE, MOMENTUM = 0.001, 0.9
 DECAYS = {"local3": 0.004, "local4": 0.004, "fc": 0.01}
 FIRST, SECOND, THIRD = 350 / 520, 500 / 520, 510 / 520
@@ -47,16 +48,16 @@ class _Plain(pickle.Unpickler):
         raise pickle.UnpicklingError(f"a file of CIFAR-10 holds no {module}.{name}")
 
 
-def images(names: list[str]) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, 32, 32) of bytes, and their classes."""
+def images(names: list[str], count: int) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, 32, 32) of bytes, the first `count` of each file, and their classes."""
     pixels, classes = [], []
     for name in names:
         path = Path(DATA_ROOT, "cifar-10-batches-py", name)
         if not path.exists():
             raise FileNotFoundError(f"{path} isn't there: say where CIFAR-10 lies with --set DATA_ROOT=FOLDER")
         held = _Plain(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        pixels.append(np.asarray(held[b"data"])[:IMAGES])
-        classes += held[b"labels"][:IMAGES]
+        pixels.append(np.asarray(held[b"data"])[:count])
+        classes += held[b"labels"][:count]
     return torch.from_numpy(np.concatenate(pixels)).view(-1, 3, 32, 32), torch.tensor(classes)
 
 
@@ -113,26 +114,26 @@ FILES = [f"data_batch_{number}" for number in range(1, 6)]
 
 def train_data() -> DataLoader[tuple[Tensor, Tensor]]:
     """Random crops, mirrored half of the time."""
-    found = images(FILES)
+    found = images(FILES, IMAGES)
     mean = found[0].float().mean(0)
     crops = Crops(found, mean, random=True)
     return DataLoader(crops, sampler=Growing(len(crops) * 4 // 5, len(crops)), batch_size=None)
 
 
-def _central(names: list[str]) -> list[tuple[Tensor, Tensor]]:
-    mean = images(FILES)[0].float().mean(0)
-    crops = Crops(images(names), mean, random=False)
+def _central(names: list[str], count: int) -> list[tuple[Tensor, Tensor]]:
+    mean = images(FILES, IMAGES)[0].float().mean(0)
+    crops = Crops(images(names, count), mean, random=False)
     return [crops[list(range(at, min(at + 500, len(crops))))] for at in range(0, len(crops), 500)]
 
 
 def validation_data() -> list[tuple[Tensor, Tensor]]:
     """Central crops of the fifth file, on which the network trains in the last epochs only."""
-    return _central(FILES[4:])
+    return _central(FILES[4:], IMAGES)
 
 
 def test_data() -> list[tuple[Tensor, Tensor]]:
     """Central crops of the test images."""
-    return _central(["test_batch"])
+    return _central(["test_batch"], TESTED)
 
 
 def loss(logits: Tensor, classes: Tensor) -> Tensor:

@@ -246,13 +246,16 @@ def calm_net() -> Net:
 @pytest.fixture
 def double_task(tmp_path: Path) -> Task:
     path = tmp_path / "double.py"
-    text = PLAIN.replace("lr=RATE)", "lr=RATE, momentum=0.9)")
-    path.write_text(
-        text.replace("torch.arange(6.0", "torch.arange(6, dtype=float").replace(
-            "torch.randn(6)", "torch.randn(6).double()"
-        )
-    )
+    path.write_text(in_double())
     return load_task(path)
+
+
+def in_double() -> str:
+    """The plain task with momentum, its data in double precision."""
+    text = PLAIN.replace("lr=RATE)", "lr=RATE, momentum=0.9)").replace(
+        "torch.arange(6.0", "torch.arange(6, dtype=float"
+    )
+    return text.replace("torch.randn(6)", "torch.randn(6).double()")
 
 
 def split_calm(folder: Path) -> Path:

@@ -13,9 +13,11 @@ import torch
 import graphsplit
 from graphsplit.training import load_task
 from graphsplit.training.trainee import Trainee
-from tests.test_training import PLAIN, net
+from tests.test_training import PLAIN, calm_net, in_double, net
+from tools.experiments.methods import draw_afresh, run, run_all
 from tools.experiments.pages import Page, mean_and_deviation
-from tools.experiments.trials import Runner, Setting, Way, draw_afresh, read, run, run_all
+from tools.experiments.runner import PeakMemory, Runner
+from tools.experiments.trials import Setting, Way, read
 from tools.experiments.wider import widened
 
 
@@ -64,6 +66,100 @@ def test_trials_are_taken_up_again(setting: Setting, tmp_path: Path) -> None:
     page = Page("Title", "command", found)
     assert page.ways == ["baseline", "K=2, merged at 1"]
     assert [trial.seed for trial in page.of("baseline")] == [0, 1]
+
+
+@pytest.fixture
+def calm(tmp_path: Path) -> Setting:
+    """Without dropout, in double precision."""
+    (tmp_path / "double.py").write_text(in_double())
+    task = load_task(tmp_path / "double.py")
+    tested = replace(task, test_data=task.validation_data)
+    return Setting(calm_net, (torch.randn(3, 6).double(),), lambda _: tested)
+
+
+WAYS_OF_PARTS = [
+    Way(2, 2, 4),
+    Way(4, 4, 6, kind="tree"),
+    Way(2, 4, 6, kind="rounds", rounds=2),
+    Way(2, 4, 6, kind="plateau", patience=2),
+]
+
+
+@pytest.mark.parametrize("way", WAYS_OF_PARTS, ids=lambda way: way.kind)
+def test_stacked_trials_are_those_in_turn(calm: Setting, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to rounding: the same batches, optimizers and schedules, whenever the stack is made."""
+    in_turn = run(calm, way, seed=1)
+    monkeypatch.setattr(Runner, "_fastest", lambda self, trainees: "contiguous")
+    stacked = run(replace(calm, stack="auto"), way, seed=1)
+    assert (in_turn.way_of_training, stacked.way_of_training) == ("in turn", "contiguous")
+    assert [p["loss"] for p in stacked.curve] == pytest.approx([p["loss"] for p in in_turn.curve], rel=1e-9)
+    assert stacked.merged["loss"] == pytest.approx(in_turn.merged["loss"], rel=1e-9)
+    assert [p["loss"] for p in stacked.parts] == pytest.approx([p["loss"] for p in in_turn.parts], rel=1e-9)
+    assert stacked.samples == in_turn.samples
+
+
+def test_what_trials_share_changes_none_of_them(setting: Setting) -> None:
+    """Sub-models are trained once for merges at several epochs; each trial is what it is alone, with all that it cost."""
+    ways = [Way(2, at, 4) for at in (0, 1, 3)] + [Way(2, 1, 4, kind="wider"), Way(2, 2, 4)]
+    shared: dict[Any, Any] = {}
+    for way in ways:
+        found, alone = run(setting, way, 2, shared), run(setting, way, 2)
+        for name in ("way", "merged", "curve", "parts", "final"):
+            assert scores(getattr(found, name)) == scores(getattr(alone, name)), (way, name)
+        assert (found.samples, found.multiply_adds, found.parameters) == (
+            alone.samples,
+            alone.multiply_adds,
+            alone.parameters,
+        )
+    assert {key[0] for key in shared} == {"once", "wider"}
+
+
+def scores(found: Any) -> Any:
+    """What doesn't depend on the time it took."""
+    if isinstance(found, list):
+        return [scores(item) for item in found]
+    if isinstance(found, dict):
+        return {name: value for name, value in found.items() if name not in ("seconds", "evaluation")}
+    return found
+
+
+def test_a_plateau_ends_the_training_of_the_parts(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged as soon as the validation loss hasn't fallen for `patience` epochs, or at the latest epoch."""
+    told = iter(repeated([3.0, 2.0, 2.5, 2.1, 9.9]))
+    monkeypatch.setattr("tools.experiments.methods.evaluate", lambda *_: [{"loss": next(told)}])
+    way = Way(2, 5, 6, kind="plateau", patience=2)
+    trial = run(setting, way, seed=0)
+    assert trial.merged["epoch"] == 4
+    assert [point["epoch"] for point in trial.curve] == [1, 2, 3, 4, 5, 6]
+    told = iter(repeated([3.0, 2.0, 1.5]))
+    assert run(setting, replace(way, merge_at=3), seed=0).merged["epoch"] == 3
+
+
+def repeated(losses: Sequence[float]) -> list[float]:
+    """The means of two sub-models' losses that lie a half apart on both sides."""
+    return [found for loss in losses for found in (loss - 0.5, loss + 0.5)]
+
+
+def test_a_curve_may_be_of_few_batches_and_the_end_is_of_all(setting: Setting) -> None:
+    task = setting.task(0)
+    assert task.validation_data is not None
+    pieces = [(x[at : at + 4], y[at : at + 4]) for x, y in task.validation_data() for at in (0, 4)]
+    setting = replace(setting, task=lambda _: replace(task, test_data=lambda: pieces))
+    few, whole = (run(replace(setting, curve=curve), Way(2, 1, 2), seed=0) for curve in (1, None))
+    assert few.final["loss"] == whole.final["loss"]
+    assert few.merged["loss"] == whole.merged["loss"]
+    assert few.curve[-1]["loss"] != whole.curve[-1]["loss"]
+
+
+def test_trials_say_what_they_took(setting: Setting) -> None:
+    trial = run(setting, Way(2, 2, 3), seed=0)
+    assert 0 < trial.parallel < trial.seconds
+    assert trial.evaluation > 0
+    before = PeakMemory("cpu")
+    held = torch.zeros(8_000_000)
+    del held
+    if PeakMemory.RESET.exists():
+        assert 30e6 < before.bytes() < 60e6
 
 
 def test_weights_drawn_for_the_narrow_width(setting: Setting) -> None:

@@ -25,7 +25,7 @@ from graphsplit.training.folder import FOLDER, Training, part_folder, train_part
 from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
 from graphsplit.training.streams import drawn
 from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.trainee import Trainee, evaluate, make, schedule_of
+from graphsplit.training.trainee import Trainee, evaluate, make, take_up
 
 PARTS, MERGED, TRAINED, ASKED = "parts", "merged", "trained", "run.json"
 """The folder of the split, the network as the merge left it, and what it became."""
@@ -224,24 +224,8 @@ def _merged(parts: Path, task: Task, training: Training, out: Path) -> _Merged:
         else _merged_onnx(parts, task, training, out)
     )
     first = checkpoint.read(part_folder(parts, 0) / CHECKPOINT)
-    _go_on(task, found.trainee, training, first.get("schedule"))
+    take_up(task, found.trainee, training.epochs, first.get("schedule"))
     return found
-
-
-def _go_on(task: Task, trainee: Trainee, training: Training, state: Any) -> None:
-    """Give the merged optimizer its schedule, where the sub-models' was when they were merged.
-
-    A schedule sets rates, and some set momentum, as it is made: the settings that came with the parts are put back.
-    """
-    groups = trainee.optimizer.param_groups
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    for group in groups:
-        group["lr"] = group.get("initial_lr", group["lr"])
-    trainee.schedule = schedule_of(task, trainee.optimizer, training.epochs)
-    if trainee.schedule is not None and state is not None:
-        trainee.schedule.load_state_dict(state)
-    for group, known in zip(groups, settings, strict=True):
-        group.update(known)
 
 
 def _merged_module(parts: Path, task: Task, training: Training, out: Path) -> _Merged:

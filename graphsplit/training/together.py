@@ -17,7 +17,7 @@ from graphsplit.training.checkpoint import Progress, save
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, identity, train
 from graphsplit.training.streams import Stream
 from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.trainee import Trainee, batch_of, make, schedule_of
+from graphsplit.training.trainee import Trainee, batch_of, make, take_up
 
 Stack = Literal["auto", "on", "off"]
 WAY = "way.json"
@@ -82,21 +82,37 @@ def train_together(
     Raises TrainingError for a task whose optimizer can't be stacked.
     """
     apart = [make(task, module, [part], device, course.epochs) for module, part in zip(modules, parts, strict=True)]
+    together = stacked_of(task, apart, way, course.epochs)
+    found = train(task, together, course, report)
+    unstacked_into(together, apart)
+    return found, apart
+
+
+def stacked_of(task: Task, apart: Sequence[Trainee], way: str, epochs: int) -> Trainee:
+    """Sub-models as one computation in a memory layout, optimizers and schedule too, from where they are.
+
+    Raises TrainingError for what can't be stacked.
+    """
+    modules = [one.module for one in apart]
     try:
         module = stack(modules, layout=way)  # type: ignore[arg-type]
         optimizer = stack_optimizers([one.optimizer for one in apart], module, modules)
     except UnsupportedError as error:
         raise TrainingError(f"--stack: {error.message}", hint=error.hint or "add --stack off") from error
-    for group in optimizer.param_groups:
-        group["lr"] = group.get("initial_lr", group["lr"])  # the parts' own schedules have set theirs
-    schedule = schedule_of(task, optimizer, course.epochs)
-    found = train(task, Trainee(module, optimizer, schedule, tuple(parts), apart[0].device), course, report)
-    unstack(module, modules)
-    unstack_optimizer(optimizer, module, [one.optimizer for one in apart], modules)
+    together = Trainee(module, optimizer, None, tuple(part for one in apart for part in one.parts), apart[0].device)
+    first = apart[0].schedule
+    take_up(task, together, epochs, None if first is None else first.state_dict())
+    return together
+
+
+def unstacked_into(together: Trainee, apart: Sequence[Trainee]) -> None:
+    """Put what a stack has learnt, and where its optimizer and schedule are, into the sub-models that it is made of."""
+    modules = [one.module for one in apart]
+    unstack(together.module, modules)
+    unstack_optimizer(together.optimizer, together.module, [one.optimizer for one in apart], modules)
     for one in apart:
-        if schedule is not None:
-            one.schedule.load_state_dict(schedule.state_dict())
-    return found, apart
+        if together.schedule is not None:
+            one.schedule.load_state_dict(together.schedule.state_dict())
 
 
 def leave(trainee: Trainee, outcome: Outcome, course: Course, folder: Path) -> None:

@@ -115,6 +115,22 @@ def schedule_of(task: Task, optimizer: torch.optim.Optimizer, epochs: int) -> An
     return made
 
 
+def take_up(task: Task, trainee: Trainee, epochs: int, state: Any) -> None:
+    """Give a trainee whose optimizer goes on from that of others its schedule, where theirs was: `state`, if they had one.
+
+    A schedule sets rates, and some set momentum, as it is made: the settings that the optimizer has are put back.
+    """
+    groups = trainee.optimizer.param_groups
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    for group in groups:
+        group["lr"] = group.get("initial_lr", group["lr"])
+    trainee.schedule = schedule_of(task, trainee.optimizer, epochs)
+    if trainee.schedule is not None and state is not None:
+        trainee.schedule.load_state_dict(state)
+    for group, known in zip(groups, settings, strict=True):
+        group.update(known)
+
+
 def evaluate(
     task: Task, trainee: Trainee, data: Any, progress: Callable[[int], None] | None = None
 ) -> list[dict[str, float]]:

@@ -1,9 +1,9 @@
 """A character language model on tinyshakespeare: the method on a small pre-norm transformer, K = 2 and 4.
 
-    python tools/experiments/char_lm.py --data-root FOLDER [--seeds 3] [--pretrain 5] [--epochs 10] [--steps 200]
-                                        [--device cpu] [-o docs/results/char_lm]
+    python tools/experiments/char_lm.py --data-root FOLDER [--seeds 3] [--pretrain 5] [--epochs 10] [--steps 250]
+                                        [--batch 8] [--device cpu] [--threads 1] [--stack auto] [-o docs/results/char_lm]
 
-An epoch is `--steps` batches of 64 windows of 128 characters. The control is the baseline with as many epochs as fit the
+An epoch is `--steps` batches of `--batch` windows of 128 characters. The control is the baseline with as many epochs as fit the
 multiply-adds of the method, its schedule shortened to them. Trials are kept in OUT.json as they end, and taken up again.
 """
 
@@ -20,9 +20,10 @@ import torch
 
 from graphsplit.training import load_task
 from models.char_lm import SYMBOLS, CharLM
-from tools.experiments.frame import parser, shown
+from tools.experiments.frame import parsed, parser, shown
+from tools.experiments.methods import run_all
 from tools.experiments.pages import Page, curves
-from tools.experiments.trials import Setting, Trial, Way, run_all
+from tools.experiments.trials import Setting, Trial, Way
 
 TASK = Path(__file__).parent.parent.parent / "models" / "shakespeare_task.py"
 SHARES = {2: 0.52, 4: 0.28}
@@ -41,7 +42,7 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out:
     made = Page("A character language model", command, trials)
     made.say(
         f"A pre-norm transformer of four blocks, width 128, eight heads; AdamW on a cosine schedule; {epochs} epochs, of which "
-        f"the sub-models train {pretrain}, one after another. Losses are nats a character, on the last tenth of the text."
+        f"the sub-models train {pretrain}. Losses are nats a character, on the last tenth of the text."
     )
     made.ends("loss", "test loss")
     made.reached("loss", "test loss")
@@ -51,18 +52,25 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, and write the page."""
-    made = parser(__doc__, "char_lm", pretrain=5, epochs=10)
-    made.add_argument("--steps", type=int, default=200, metavar="N", help="batches an epoch (200)")
-    made.set_defaults(seeds=3)
-    arguments = made.parse_args(argv)
-    task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "STEPS": str(arguments.steps)})
+    made = parser(__doc__, "char_lm", pretrain=5, epochs=10, seeds=3)
+    made.add_argument("--steps", type=int, default=250, metavar="N", help="batches an epoch (250)")
+    made.add_argument("--batch", type=int, default=8, metavar="N", help="windows a batch (8)")
+    arguments = parsed(made, argv)
+    steps, batch = arguments.steps, arguments.batch
+    task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "STEPS": str(steps), "BATCH": str(batch)})
     task = replace(task, test_data=task.validation_data)
     setting = Setting(
-        CharLM, (torch.randint(SYMBOLS, (2, 128)),), lambda _: task, arguments.device, about=f"{arguments.steps} steps"
+        CharLM,
+        (torch.randint(SYMBOLS, (2, 128)),),
+        lambda _: task,
+        arguments.device,
+        arguments.stack,
+        arguments.curve,
+        about=f"{steps} steps of {batch}",
     )
     wanted = ways(arguments.pretrain, arguments.epochs)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
-    command = shown("char_lm", arguments, ("pretrain", "epochs", "steps"))
+    command = shown("char_lm", arguments, ("pretrain", "epochs", "steps", "batch"))
     arguments.out.with_suffix(".md").write_text(
         page(trials, arguments.pretrain, arguments.epochs, command, arguments.out), encoding="utf-8"
     )

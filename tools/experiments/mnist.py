@@ -1,13 +1,12 @@
 """The paper's experiment on MNIST (Table 1, Figures 2 and 3), with the controls that it lacks.
 
     python tools/experiments/mnist.py --data-root FOLDER [--seeds 5] [--pretrain 5] [--epochs 10] [--images 60000]
-                                      [--device cpu] [-o docs/results/mnist]
+                                      [--device cpu] [--threads 1] [--stack auto] [-o docs/results/mnist]
 
 The defaults are scaled to an hour on two cores: 5 epochs of pre-training of 10, where the paper has 100 of 200 (`--pretrain 100
 --epochs 200`). Everything else is the paper's. Sub-models start from slices of the same initial weights as the baseline of the
-same seed, and train one after another; how much a step costs stacked is measured by `tools/benchmark_stacking.py`. The control
-is the baseline with as many epochs as fit the multiply-adds of the method. Trials are kept in OUT.json as they end, and taken up
-again.
+same seed, and train stacked where that is faster; `tools/benchmark_stacking.py` measures single steps. The control is the
+baseline with as many epochs as fit the multiply-adds of the method. Trials are kept in OUT.json as they end, and taken up again.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ from torch import nn
 
 from graphsplit.training import load_task
 from models.lenet import LeNet
-from tools.experiments.frame import parser, shown
+from tools.experiments.frame import parsed, parser, shown
+from tools.experiments.methods import run_all
 from tools.experiments.pages import Page, curves, mean_and_deviation, scatter
-from tools.experiments.trials import Setting, Trial, Way, run_all
+from tools.experiments.trials import Setting, Trial, Way
 
 TASK = Path(__file__).parent.parent.parent / "models" / "mnist_task.py"
 PARTS = (2, 5, 10)
@@ -74,7 +74,7 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out:
     made = Page("MNIST", command, trials)
     made.say(
         f"LeNet with 431,080 parameters, SGD with learning rate 0.1 and momentum 0.9, batches of 500; {epochs} epochs, of "
-        f"which the sub-models train {pretrain}. Sub-models train one after another, so seconds are those of all of them."
+        f"which the sub-models train {pretrain}. Seconds are those of all sub-models on one device."
     )
     made.ends("error", "test error %", 100)
     made.reached("error", "test error")
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, and write the page."""
     made = parser(__doc__, "mnist", pretrain=5, epochs=10)
     made.add_argument("--images", type=int, default=60_000, metavar="N", help="training images (60000)")
-    arguments = made.parse_args(argv)
+    arguments = parsed(made, argv)
     task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "IMAGES": str(arguments.images)})
     assert task.test_data is not None
     data = list(task.test_data())
@@ -120,7 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return probabilities(parts, data, arguments.device)
 
     setting = Setting(
-        LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, arguments.device, watch, about=f"{arguments.images} images"
+        LeNet,
+        (torch.randn(1, 1, 28, 28),),
+        lambda _: task,
+        arguments.device,
+        arguments.stack,
+        arguments.curve,
+        watch=watch,
+        about=f"{arguments.images} images",
     )
     wanted = ways(arguments.pretrain, arguments.epochs)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))

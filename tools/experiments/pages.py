@@ -35,19 +35,21 @@ class Page:
     def __init__(self, title: str, command: str, trials: Sequence[Trial]) -> None:
         self.trials = list(trials)
         self.ways = list(dict.fromkeys(trial.way for trial in trials))
+        single = not torch.cuda.is_available() and torch.get_num_threads() == 1
+        clock = "Seconds are the process's own, of one thread" if single else "Seconds are of the clock on the wall"
         known = ", ".join(f"{name} {number}" for name, number in versions(["graphsplit", "torch"]).items())
         seeds = len({trial.seed for trial in trials})
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-        self.lines = [
-            f"# {title}",
-            "",
-            f"Made by a program, on {platform.machine()} with {device} ({known}):",
-            "",
-            f"    {command}",
-            "",
-            f"Means over {seeds} seeds, standard deviations in brackets. Ways of the same seed start from the same weights.",
-            "",
-        ]
+        device = (
+            torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else f"{torch.get_num_threads()} CPU thread{'s' * (not single)}"
+        )
+        self.lines = [f"# {title}", "", f"Made by a program, on {platform.machine()} with {device} ({known}):", ""]
+        self.lines += [f"    {command}", ""]
+        self.say(
+            f"Means over {seeds} seeds, standard deviations in brackets. Ways of the same seed start from the same weights. "
+            f"{clock}; they count splitting and merging. Peak memory is what a way takes on top of data and program."
+        )
 
     def of(self, way: str) -> list[Trial]:
         """A way's trials, by seed."""
@@ -62,8 +64,11 @@ class Page:
         self.lines += ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
         self.lines += ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows] + [""]
 
-    def ends(self, name: str, title: str, times: float = 1.0) -> None:
-        """How each way ended, what it took, and how far it is from the first way's trial of the same seed."""
+    def ends(self, name: str, title: str, times: float = 1.0, *, parallel: bool = False) -> None:
+        """How each way ended, what it took, and how far it is from the first way's trial of the same seed.
+
+        parallel: also in how many seconds, if sub-models trained side by side.
+        """
         rows = []
         for way in self.ways:
             found, base = self.of(way), self.of(self.ways[0])
@@ -77,20 +82,29 @@ class Page:
                     mean_and_deviation([trial.final["loss"] for trial in found], 4),
                     f"{statistics.fmean(trial.multiply_adds for trial in found) / 1e9:,.0f}",
                     mean_and_deviation([trial.seconds for trial in found], 0),
+                    *((mean_and_deviation([trial.parallel for trial in found], 0),) if parallel else ()),
+                    mean_and_deviation([trial.seconds + trial.evaluation for trial in found], 0),
+                    f"{statistics.fmean(trial.peak_memory for trial in found) / 2**20:,.0f}",
                 )
             )
-        columns = ("way", "parameters of a part", title, "less the first", "test loss", "G multiply-adds", "seconds")
-        self.table(columns, rows)
+        costs = ("seconds", *(("side by side",) if parallel else ()), "and evaluation", "peak MiB")
+        self.table(
+            ("way", "parameters of a part", title, "less the first", "test loss", "G multiply-adds", *costs), rows
+        )
 
     def reached(self, name: str, title: str) -> None:
-        """When each way first is as good as the first way at its end: the share of the first one's multiply-adds and seconds."""
+        """When each way first is as good as the first way at its end: the share of the first one's multiply-adds and seconds.
+
+        Seconds count evaluation. Both are read off the curves, and so is the first way's end.
+        """
         rows = []
         for way in self.ways[1:]:
             shares = []
             for trial, base in zip(self.of(way), self.of(self.ways[0]), strict=True):
-                hits = [point for point in trial.curve if point[name] <= base.final[name]]
+                hits = [point for point in trial.curve if point[name] <= base.curve[-1][name]]
                 if hits:
-                    shares.append((hits[0]["multiply_adds"] / base.multiply_adds, hits[0]["seconds"] / base.seconds))
+                    spent, whole = hits[0]["seconds"] + hits[0]["evaluation"], base.seconds + base.evaluation
+                    shares.append((hits[0]["multiply_adds"] / base.multiply_adds, spent / whole))
             total = len(self.of(way))
             work, clock = ([share[at] for share in shares] for at in (0, 1))
             cells = (mean_and_deviation(work, 2), mean_and_deviation(clock, 2)) if shares else ("never", "never")
