@@ -565,6 +565,41 @@ def test_settings_replace_constants(task_file: Path) -> None:
             load_task(task_file, settings)
 
 
+def test_what_a_task_does_decides_its_digest(tmp_path: Path) -> None:
+    """Comments, layout and where data lie don't; what is computed, and in which branch, does."""
+    text = PLAIN + '\nPLACE = "here"\n\ndef unused(x):\n    if x:\n        x += 1\n    return x\n'
+
+    def digest(text: str, settings: dict[str, str] | None = None) -> str:
+        (tmp_path / "task.py").write_text(text)
+        return load_task(tmp_path / "task.py", settings).digest
+
+    same = digest(text)
+    assert digest("# a comment\n\n" + text.replace("    ", "  ") + "\n\n") == same
+    assert digest(text, {"PLACE": "there"}) == same
+    for other in (text.replace("RATE = 0.05", "RATE = 0.04"), text.replace("    return x\n", "        return x\n")):
+        assert other != text
+        assert digest(other) != same
+    assert digest(text, {"RATE": "0.04"}) != same
+
+
+@pytest.mark.parametrize("stack", ["off", "on"])
+def test_a_training_is_gone_on_with_by_the_same_task(tmp_path: Path, double_task: Task, stack: Any) -> None:
+    """A changed rate would be lost unnoticed: the optimizer comes from the checkpoint."""
+    folder, path = split_calm(tmp_path / "parts"), tmp_path / "double.py"
+    train_parts(folder, double_task, Training(1, 3), stack=stack)
+    path.write_text("# a word\n" + path.read_text())
+    train_parts(folder, load_task(path), Training(2, 3, resume=True), stack=stack)
+    path.write_text(path.read_text().replace("RATE = 0.05", "RATE = 0.01"))
+    changed, before = load_task(path), [p.read_bytes() for p in sorted(folder.glob("*.pt2"))]
+    with pytest.raises(TrainingError, match="was written with another task") as caught:
+        train_parts(folder, changed, Training(3, 3, resume=True), stack=stack)
+    assert "--other-task" in caught.value.hint
+    assert [p.read_bytes() for p in sorted(folder.glob("*.pt2"))] == before
+    for one in train_parts(folder, changed, Training(3, 3, resume=True, other_task=True), stack=stack):
+        assert [line["epoch"] for line in one.history] == [1, 2, 3]
+        assert one.history[2]["learning_rate"] == pytest.approx(0.05 * 0.95**2)  # the checkpoint's schedule
+
+
 def test_a_training_is_not_replaced_unasked(parts: Path, task_file: Path) -> None:
     task = load_task(task_file)
     train_parts(parts, task, Training(1, 1), parts=[0])

@@ -342,6 +342,27 @@ def test_a_run_goes_on_with_as_many_parts(run: Run) -> None:
     assert "was begun with 2 parts" in refused.stderr
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_changed_task_is_noticed_by_processes_too(run: Run, small: Path, jobs: int) -> None:
+    few = ("train", "parts", "--task", "task.py", "--schedule-epochs", 3, "--jobs", jobs)
+    assert run(*few, "--epochs", 1).exit_code == 0
+    refused = run(*few, "--epochs", 2, "--resume", "--set", "RATE=0.01")
+    assert refused.exit_code == 2
+    assert "written with another task" in refused.stderr
+    assert "add --other-task" in refused.stderr
+    assert run(*few, "--epochs", 2, "--resume", "--set", "RATE=0.01", "--other-task").exit_code == 0
+
+
+def test_a_run_notices_a_changed_task(run: Run) -> None:
+    few = ("--task", GLYPHS, "--pretrain", 1, "--epochs", 2, "-o", "out", "-k", 2, "--stack", "off")
+    model = ROOT / "models" / "lenet.onnx"
+    assert run("run", model, *few, "--set", "IMAGES=100").exit_code == 0
+    refused = run("run", model, *few, "--set", "IMAGES=90", "--resume")
+    assert refused.exit_code == 2
+    assert "written with another task" in refused.stderr
+    assert run("run", model, *few, "--set", "IMAGES=90", "--resume", "--other-task").exit_code == 0
+
+
 def test_a_task_s_epochs_are_those_of_the_schedule_on_any_engine(run: Run, small: Path) -> None:
     """Data that changes with the epoch asks for them."""
     (small / "task.py").write_text(

@@ -31,6 +31,7 @@ def _engine(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
 
 
 OPTIONS = (
+    click.option("--other-task", is_flag=True, help="Go on though the task has changed since."),
     click.option("--resume", is_flag=True, help="Go on with what an earlier training left."),
     click.option(
         "--checkpoint-every",

@@ -70,14 +70,27 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def restore(content: Mapping[str, Any], trainee: Trainee, identity: Mapping[str, Any], path: Path) -> Progress:
-    """Put a checkpoint's content back. Raises TrainingError where it belongs to another training."""
+def refuse_another(
+    content: Mapping[str, Any], identity: Mapping[str, Any], path: Path, *, other_task: bool = False
+) -> None:
+    """Raise TrainingError where a checkpoint belongs to another training, or to one of another task, unless that is wanted."""
+    known = content["identity"]
     for name, value in identity.items():
-        if content["identity"].get(name) != value:
+        if name != "task" and known.get(name) != value:
             raise TrainingError(
-                f"{str(path)!r} was written with {name} {content['identity'].get(name)!r}, and this training has {value!r}",
+                f"{str(path)!r} was written with {name} {known.get(name)!r}, and this training has {value!r}",
                 hint="resume with the same settings, or start anew with --force",
             )
+    tasks = known.get("task"), identity.get("task")
+    if all(tasks) and tasks[0] != tasks[1] and not other_task:
+        raise TrainingError(
+            f"{str(path)!r} was written with another task: its code or its settings have changed since",
+            hint="put them back, or add --other-task to go on with these data and loss; the optimizer keeps its old settings",
+        )
+
+
+def restore(content: Mapping[str, Any], trainee: Trainee, path: Path) -> Progress:
+    """Put a checkpoint's content back. Raises TrainingError where it doesn't fit."""
     try:
         trainee.module.load_state_dict(content["model"])
         trainee.optimizer.load_state_dict(content["optimizer"])

@@ -102,6 +102,7 @@ class _Child:
         words += ["--epochs", str(training.epochs), "--schedule-epochs", str(training.schedule)]
         words += ["--seed", str(training.seed), "--device", self.device, "--checkpoint-every", str(training.every)]
         words += [word for name, text in job.settings.items() for word in ("--set", f"{name}={text}")]
+        words += ["--other-task"] * training.other_task
         return words + ["--resume"] * resume + ["--force"] * (training.force and not resume)
 
     def ended(self) -> bool:

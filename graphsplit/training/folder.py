@@ -28,7 +28,7 @@ class Training:
     """What is asked of the training of sub-models or of a network.
 
     epochs: to train to; schedule: how many epochs the schedule is made for, where it goes on behind the merge. every:
-    seconds between checkpoints.
+    seconds between checkpoints. other_task: whether to go on though the task was another one.
     """
 
     epochs: int
@@ -38,6 +38,7 @@ class Training:
     every: float = 60.0
     resume: bool = False
     force: bool = False
+    other_task: bool = False
 
     @classmethod
     def of(cls, task: Task, epochs: int | None = None, schedule: int | None = None, **settings: object) -> Training:
@@ -58,6 +59,7 @@ class Training:
             every=self.every,
             resume=self.resume,
             force=self.force,
+            other_task=self.other_task,
             title=title,
         )
 
@@ -110,7 +112,7 @@ def _train_together(
     course = training.course(folder / FOLDER / STACKED, f"{len(parts)} parts, stacked")
     found, trainees = train_together(task, modules, parts, way, course, training.device, report)
     for trainee, outcome, file in zip(trainees, found, files, strict=True):
-        leave(trainee, outcome, course, part_folder(folder, outcome.part))
+        leave(task, trainee, outcome, course, part_folder(folder, outcome.part))
         put_back(trainee.module, file)
     return found
 

@@ -31,6 +31,7 @@ class Course:
     """What is asked of a training: to which epoch (of how many in the schedule), with what seed, and where it keeps its files.
 
     first: the epoch that it starts at, where networks before it trained so far. every: seconds between checkpoints.
+    other_task: whether an earlier training is gone on with though its task was another one.
     """
 
     until: int
@@ -41,6 +42,7 @@ class Course:
     every: float = 60.0
     resume: bool = False
     force: bool = False
+    other_task: bool = False
     title: str = "training"
 
 
@@ -77,16 +79,17 @@ class _Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return identity(self.course, self.trainee)
+        return identity(self.course, self.trainee, self.task)
 
 
-def identity(course: Course, trainee: Trainee) -> dict[str, Any]:
+def identity(course: Course, trainee: Trainee, task: Task) -> dict[str, Any]:
     """What has to be the same when a training is gone on with."""
     return {
         "seed": course.seed,
         "parts": list(trainee.parts),
         "first epoch": course.first,
         "epochs of the schedule": course.epochs,
+        "task": task.digest,
     }
 
 
@@ -133,7 +136,9 @@ def _open(run: _Run) -> None:
             hint="add --resume to go on with it, or --force to start anew from the weights as they are",
         )
     if path.exists() and run.course.resume:
-        run.progress = checkpoint.restore(checkpoint.read(path), run.trainee, run.identity, path)
+        content = checkpoint.read(path)
+        checkpoint.refuse_another(content, run.identity, path, other_task=run.course.other_task)
+        run.progress = checkpoint.restore(content, run.trainee, path)
         run.sums = [torch.tensor(x, device=run.trainee.device) for x in run.progress.losses] or run.sums
     if run.course.force and not run.course.resume:
         path.unlink(missing_ok=True)  # or a kill would bring it back

@@ -78,7 +78,7 @@ def run(
     with clock("split"):
         _begun(split, out, asked, training)
     _mergeable(parts, task, training)
-    first = Training(pretrain, training.epochs, training.seed, training.device, training.every, resume=True)
+    first = replace(training, epochs=pretrain, schedule=training.epochs, resume=True, force=False)
     trained = _pretrained(parts, task, first, train_them or _in_turn(report), patience)
     pretrain = trained[0].epochs
     with clock("merge"):
@@ -101,6 +101,7 @@ def run(
         folder=out / FOLDER,
         every=training.every,
         resume=True,
+        other_task=training.other_task,
         title="merged",
     )
     (outcome,) = train(task, merged.trainee, course, report)

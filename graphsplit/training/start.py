@@ -40,6 +40,7 @@ def train(
     every: float = 60.0,
     resume: bool = False,
     force: bool = False,
+    other_task: bool = False,
     out: str | os.PathLike[str] | None = None,
     report: Report | None = None,
 ) -> list[Outcome]:
@@ -48,12 +49,23 @@ def train(
     task: a `Task`, or its file, whose constants `settings` replace. schedule: how many epochs the schedule is made for, where the
     training goes on behind a merge; as many as `epochs` by default. stack: whether sub-models train as one computation, "on",
     "off", or "auto" where that is faster. engine: "local", or "ray" with an address behind a colon; jobs: how many
-    sub-models at once, each in a process. every: seconds between checkpoints. out: where a single network's weights go.
+    sub-models at once, each in a process. every: seconds between checkpoints. resume: go on with an earlier training, of the
+    same task unless `other_task`; force: start anew. out: where a single network's weights go.
 
     Raises TrainingError, and what reading a network raises.
     """
     found = _task(task, settings, schedule or epochs)
-    training = Training.of(found, epochs, schedule, seed=seed, device=device, every=every, resume=resume, force=force)
+    training = Training.of(
+        found,
+        epochs,
+        schedule,
+        seed=seed,
+        device=device,
+        every=every,
+        resume=resume,
+        force=force,
+        other_task=other_task,
+    )
     path = Path(network)
     if not (path / MANIFEST_NAME).is_file():
         if parts is not None:
@@ -82,6 +94,7 @@ def run(
     jobs: int = 1,
     every: float = 60.0,
     resume: bool = False,
+    other_task: bool = False,
     report: Report | None = None,
 ) -> Result:
     """The whole method in the folder `out`: split, train each sub-model for `pretrain` epochs, merge, train on to `epochs`.
@@ -92,7 +105,7 @@ def run(
     Raises TrainingError, and what splitting and merging raise.
     """
     found = _task(task, settings, epochs)
-    training = Training.of(found, epochs, seed=seed, device=device, every=every, resume=resume)
+    training = Training.of(found, epochs, seed=seed, device=device, every=every, resume=resume, other_task=other_task)
 
     def train_them(parts: Path, task: Task, first: Training) -> Sequence[Outcome]:
         return train_folder(parts, task, first, settings or {}, stack=stack, engine=engine, jobs=jobs, report=report)

@@ -16,8 +16,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import io
 import os
 import sys
+import tokenize
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -43,7 +45,11 @@ class TrainingError(GraphsplitError):
 
 @dataclass(frozen=True)
 class Task:
-    """The functions of a task, which may as well come from anywhere else than a file. `digest` tells its versions apart."""
+    """The functions of a task, which may as well come from anywhere else than a file.
+
+    digest: tells versions of a file apart, by its code and its settings; comments, layout, the number of epochs, and settings
+    that are texts, which say where data lie, don't count. Empty for a task that has no file.
+    """
 
     train_data: Callable[[], Iterable[Any]]
     loss: Callable[[Any, Any], Any]
@@ -69,6 +75,7 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
         raise TrainingError(f"--task {str(path)!r}: there is no such file", hint="a task is a Python file")
     module = _run(path)
     settings = dict(settings or {})
+    digest = _digest(path, module, settings)
     for name, text in settings.items():
         setattr(module, name, _setting(path, module, name, text))
     for name in REQUIRED:
@@ -86,9 +93,24 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
     if each not in EACH:
         raise TrainingError(f"{str(path)!r}: SCHEDULE_EACH is {each!r}", hint=f"choose {' or '.join(EACH)}")
     found = {name: _guarded(path, getattr(module, name)) for name in (*REQUIRED, *OPTIONAL) if hasattr(module, name)}
-    said = "".join(f"{name}={text}\n" for name, text in sorted(settings.items()) if name != "EPOCHS")
-    digest = hashlib.sha256(path.read_bytes() + said.encode()).hexdigest()
     return Task(**found, epochs=epochs, schedule_each=each, path=path.absolute(), digest=digest)
+
+
+LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING)
+
+
+def _digest(path: Path, module: ModuleType, settings: Mapping[str, str]) -> str:
+    """What a task does, as a number: see `Task`."""
+    tokens = tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)
+    # how deep a block is indented is layout, that it is one isn't
+    words = [token.string.strip() or tokenize.tok_name[token.type] for token in tokens if token.type not in LAYOUT]
+    told = {name: text for name, text in settings.items() if name != "EPOCHS" and not _is_text(module, name)}
+    words += [f"{name}={text}" for name, text in sorted(told.items())]
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+
+def _is_text(module: ModuleType, name: str) -> bool:
+    return isinstance(getattr(module, name, None), str)
 
 
 def _setting(path: Path, module: ModuleType, name: str, text: str) -> Any:

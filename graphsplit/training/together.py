@@ -115,7 +115,7 @@ def unstacked_into(together: Trainee, apart: Sequence[Trainee]) -> None:
             one.schedule.load_state_dict(together.schedule.state_dict())
 
 
-def leave(trainee: Trainee, outcome: Outcome, course: Course, folder: Path) -> None:
+def leave(task: Task, trainee: Trainee, outcome: Outcome, course: Course, folder: Path) -> None:
     """Leave in a part's folder what it would have there if it had been trained alone, and its share of time and work."""
     progress = Progress(
         epoch=outcome.epochs,
@@ -128,4 +128,4 @@ def leave(trainee: Trainee, outcome: Outcome, course: Course, folder: Path) -> N
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / METRICS, force=True) as staged:
         staged.write_text("".join(json.dumps(line) + "\n" for line in outcome.history), encoding="utf-8")
-    save(folder / CHECKPOINT, trainee, progress, identity(course, trainee))
+    save(folder / CHECKPOINT, trainee, progress, identity(course, trainee, task))
