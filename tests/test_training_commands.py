@@ -477,8 +477,10 @@ def test_a_ray_cluster_gives_the_same(cluster: Any, small: Path) -> None:
     with pytest.raises(TrainingError, match="holds a training already"):
         on_ray(jobs_of(small, Training(3, 3)))
     (small / "task.py").write_text(PLAIN.replace("cross_entropy(outputs", "cross_entropy(outputs[0]"))
-    with pytest.raises(TrainingError, match=r"part \d: .*task.py:\d+: loss\(\) raised"):
+    with pytest.raises(TrainingError, match=r"part \d: .* was written with another task"):
         on_ray(jobs_of(small, Training(4, 3, resume=True)))
+    with pytest.raises(TrainingError, match=r"part \d: .*task.py:\d+: loss\(\) raised"):
+        on_ray(jobs_of(small, Training(4, 3, resume=True, other_task=True)))
 
 
 def test_without_ray_it_says_what_to_install(small: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
