@@ -331,15 +331,26 @@ def test_what_can_t_be_trained_is_refused(run: Run, small: Path, arguments: tupl
     assert weights(small / "parts") == before
 
 
-def test_a_run_goes_on_with_as_many_parts(run: Run) -> None:
+def test_a_run_goes_on_with_the_split_that_it_began_with(run: Run) -> None:
     few = ("--task", GLYPHS, "--set", "IMAGES=100", "--pretrain", 1, "--epochs", 1, "-o", "out")
     model = ROOT / "models" / "lenet.onnx"
-    assert run("run", model, *few, "-k", 2, "--strategy", "random", "--seed", 3).exit_code == 0
+    split = {"-k": 2, "--strategy": "random", "--init": "rescale", "--seed": 3}
+
+    def begun(changed: dict[str, Any]) -> Any:
+        return run("run", model, *few, *(word for option in (split | changed).items() for word in option), "--resume")
+
+    assert begun({}).exit_code == 0
     options = json.loads(Path("out/parts/manifest.json").read_text())["options"]
-    assert (options["strategy"], options["seed"]) == ("random", 3)
-    refused = run("run", model, *few, "-k", 4, "--resume", "--seed", 3)
-    assert refused.exit_code == 2
-    assert "was begun with 2 parts" in refused.stderr
+    assert (options["strategy"], options["init"], options["seed"]) == ("random", "rescale", 3)
+    for changed, message in (
+        ({"-k": 4}, "was begun with 2 parts"),
+        ({"--strategy": "interleaved"}, "--strategy interleaved: the run in 'out' was begun with random"),
+        ({"--init": "keep"}, "--init keep: the run in 'out' was begun with rescale"),
+    ):
+        refused = begun(changed)
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.stderr.split())
+    assert begun({}).exit_code == 0
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphsplit.cli.inspecting import explain, inspect, no_inputs
-from graphsplit.cli.options import FOLDER, FORCE, JSON, MODEL, PARTS, PATH, SHARES, STRATEGY, Greedy, planning
+from graphsplit.cli.options import FOLDER, FORCE, INIT, JSON, MODEL, PARTS, PATH, SHARES, STRATEGY, Greedy, planning
 from graphsplit.cli.output import FAILED, Bar, Commands, console, emit
 from graphsplit.cli.training import run, train
 
@@ -45,13 +45,7 @@ def main() -> None:
     help="The seed of a random strategy.",
 )
 @SHARES
-@click.option(
-    "--init",
-    type=click.Choice(["keep", "rescale"]),
-    default="keep",
-    show_default=True,
-    help="Take weights as they are, or restore the signal that slicing shrinks.",
-)
+@INIT
 @planning
 @FORCE
 @JSON

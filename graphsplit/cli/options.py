@@ -59,6 +59,13 @@ PATH: click.Path = click.Path(path_type=Path)
 MODEL = click.argument("model", metavar="MODEL", type=PATH)
 FOLDER = click.argument("folder", metavar="DIR", type=PATH)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+INIT = click.option(
+    "--init",
+    type=click.Choice(["keep", "rescale"]),
+    default="keep",
+    show_default=True,
+    help="Take weights as they are, or restore the signal that slicing shrinks.",
+)
 SHARES = click.option(
     "--shares", metavar="S,S,…", callback=_shares, help="Widths of the parts, such as 2,1,1; equal by default."
 )

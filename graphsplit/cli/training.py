@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from graphsplit.cli.options import JSON, MODEL, PARTS, PATH, SHARES, STRATEGY, planning
+from graphsplit.cli.options import INIT, JSON, MODEL, PARTS, PATH, SHARES, STRATEGY, planning
 from graphsplit.cli.output import Bar, console, emit
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -174,11 +174,20 @@ def train(network: Path, parts: tuple[int, ...], as_json: bool, **options: Any) 
 @click.option("-o", "out", metavar="DIR", type=PATH, help="The folder to write; MODEL-run by default.")
 @STRATEGY
 @SHARES
+@INIT
 @planning
 @training
 @JSON
 def run(
-    model: Path, k: int, pretrain: int, out: Path | None, strategy: str, shares: Any, as_json: bool, **options: Any
+    model: Path,
+    k: int,
+    pretrain: int,
+    out: Path | None,
+    strategy: str,
+    shares: Any,
+    init: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run the whole method on MODEL: split it, train the sub-models, merge them with their optimizers, train on.
 
@@ -196,11 +205,12 @@ def run(
     planned = {name: options.pop(name) for name in chosen} | {
         "strategy": strategy,
         "shares": shares,
+        "init": init,
         "seed": options["seed"],
     }
     folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-run")
     if options["resume"]:
-        _same_parts(folder / room.PARTS, k)
+        _same_split(folder / room.PARTS, k, {"--strategy": strategy, "--init": init})
     with Bar() as progress:
 
         def split(where: Path) -> None:
@@ -218,11 +228,17 @@ def run(
     show_result(console(), found)
 
 
-def _same_parts(folder: Path, k: int) -> None:
-    """Refuse to go on with a run that was begun with another number of parts."""
+def _same_split(folder: Path, k: int, asked: Mapping[str, str]) -> None:
+    """Refuse to go on with a run that was begun with another number of parts, or split otherwise."""
     from graphsplit.files import MANIFEST_NAME
     from graphsplit.manifest import Manifest
 
-    known = Manifest.read(folder).parts if (folder / MANIFEST_NAME).exists() else k
-    if known != k:
-        raise click.UsageError(f"-k {k}: the run in {str(folder.parent)!r} was begun with {known} parts")
+    if not (folder / MANIFEST_NAME).exists():
+        return
+    known = Manifest.read(folder)
+    if known.parts != k:
+        raise click.UsageError(f"-k {k}: the run in {str(folder.parent)!r} was begun with {known.parts} parts")
+    for option, value in asked.items():
+        before = getattr(known.options, option.removeprefix("--"))
+        if before != value:
+            raise click.UsageError(f"{option} {value}: the run in {str(folder.parent)!r} was begun with {before}")
