@@ -90,6 +90,8 @@ def test_a_program_writes_its_page_and_takes_up_its_trials(
         assert trial.seconds > 0
         assert trial.curve[-1]["multiply_adds"] == trial.multiply_adds
     assert str(data) not in page
+    assert ("on the first batches alone" in page) == (name == "beyond")  # of the others one batch is all
+    assert page.count(f"| {first} | 1 of 1 |") == 1  # when it first was as good as at its end
     pictures = [line.partition("](")[2].rstrip(")") for line in page.splitlines() if line.startswith("![")]
     assert pictures
     assert all((tmp_path / picture).read_text().startswith("<?xml") for picture in pictures)

@@ -14,6 +14,10 @@ from tools.shared.tables import cell, versions
 
 COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 """Okabe and Ito's, which the colour-blind tell apart."""
+STYLES = ("-", "--", ":")
+"""Of lines whose colour another line has already."""
+SHORT = 7
+"""So many lines of a legend have room inside a picture."""
 NAMES = {
     "epoch": "epoch",
     "multiply_adds": "multiply-adds",
@@ -50,6 +54,11 @@ class Page:
             f"Means over {seeds} seeds, standard deviations in brackets. Ways of the same seed start from the same weights. "
             f"{clock}; they count splitting and merging. Peak memory is what a way takes on top of data and program."
         )
+        if not all(map(of_all, trials)):
+            self.say(
+                "Merges and ends are measured on all test data; curves, and when a way is first as good as another, on the first "
+                "batches alone, to save time. Dots are where the sub-models are merged."
+            )
 
     def of(self, way: str) -> list[Trial]:
         """A way's trials, by seed."""
@@ -95,10 +104,11 @@ class Page:
     def reached(self, name: str, title: str) -> None:
         """When each way first is as good as the first way at its end: the share of the first one's multiply-adds and seconds.
 
-        Seconds count evaluation. Both are read off the curves, and so is the first way's end.
+        Seconds count evaluation. Both are read off the curves, and so is the first way's end, which it may itself have seen
+        earlier: where errors go up and down, any way has.
         """
         rows = []
-        for way in self.ways[1:]:
+        for way in self.ways:
             shares = []
             for trial, base in zip(self.of(way), self.of(self.ways[0]), strict=True):
                 hits = [point for point in trial.curve if point[name] <= base.curve[-1][name]]
@@ -127,23 +137,41 @@ def curves(page: Page, path: Path, names: Sequence[str], along: str) -> Path:
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6))
+    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names) + 2.4 * (len(page.ways) > SHORT), 3.6))
     for ax, name in zip(axes, names, strict=True):
-        for way, colour in zip(page.ways, COLOURS, strict=False):
+        for number, way in enumerate(page.ways):
+            colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
             trials = page.of(way)
             points = [[t.curve[at] for t in trials] for at in range(min(len(t.curve) for t in trials))]
             xs = [statistics.fmean(p[along] for p in each) for each in points]
             ys = [statistics.fmean(p[name] for p in each) for each in points]
-            ax.plot(xs, ys, color=colour, label=way, linewidth=1.4)
+            ax.plot(xs, ys, style, color=colour, label=way, linewidth=1.4)
             if trials[0].merged:
-                at = statistics.fmean(t.merged[along] for t in trials), statistics.fmean(t.merged[name] for t in trials)
+                marks = [t.merged if of_all(t) else _at_the_merge(t) for t in trials]
+                at = statistics.fmean(mark[along] for mark in marks), statistics.fmean(mark[name] for mark in marks)
                 ax.plot(*at, marker="o", color=colour, markersize=4)
         ax.set_yscale("log")
         ax.set_xlabel(NAMES[along])
         ax.set_ylabel(NAMES.get(name, name))
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+    if len(page.ways) > SHORT:
+        axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    else:
+        axes[0].legend(fontsize=7)
     return _saved(figure, path)
+
+
+def of_all(trial: Trial) -> bool:
+    """Whether a trial's curve was measured on all test data, as its merge and its end were."""
+    if not trial.curve or trial.merged.get("epoch") == trial.final["epoch"]:  # which ends with the sub-models' mean
+        return True
+    return all(trial.curve[-1].get(name) == value for name, value in trial.final.items())
+
+
+def _at_the_merge(trial: Trial) -> dict[str, float]:
+    """The point of the curve just before the merge, or the first behind one that came before all training."""
+    at = int(trial.merged["epoch"])
+    return trial.curve[max(at - 1, 0)]
 
 
 def scatter(page: Page, path: Path) -> Path:
