@@ -17,7 +17,7 @@ import torch
 
 pytest.importorskip("matplotlib", reason="the extra 'experiments'")
 
-from tools.experiments import beyond, char_lm, cifar10, mnist
+from tools.experiments import beyond, char_lm, cifar10, mnist, steps
 from tools.experiments.trials import read
 
 
@@ -116,6 +116,16 @@ def _with_few_ways(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None
         every = beyond.ways
         kept = {"baseline", "K=2, merged at 2", "K=2, merged on a plateau of 1"}
         monkeypatch.setattr(beyond, "ways", lambda *args: [way for way in every(*args) if way.title in kept])
+
+
+def test_steps_are_measured_against_the_full_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.benchmark_stacking.BATCH", 10)
+    monkeypatch.setattr("tools.benchmark_stacking.IMAGES", 20)
+    assert steps.main(["--steps", "1", "--k", "2", "-o", str(tmp_path / "out")]) == 0
+    rows = dict(line.strip("| ").split(" | ") for line in (tmp_path / "out.md").read_text().splitlines() if "|" in line)
+    assert rows["multiply-adds of all K"] == "0.56"
+    assert float(rows["K in turn"]) == pytest.approx(2 * float(rows["one sub-model"]), abs=0.02)
+    assert rows["one sub-model, in the paper"] == "0.48"
 
 
 def test_images_that_are_held_out_aren_t_trained_on(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,9 @@ class Page:
         )
         self.lines = [f"# {title}", "", f"Made by a program, on {platform.machine()} with {device} ({known}):", ""]
         self.lines += [f"    {command}", ""]
+        if not trials:
+            self.say(f"{clock}.")
+            return
         self.say(
             f"Means over {seeds} seeds, standard deviations in brackets. Ways of the same seed start from the same weights. "
             f"{clock}; they count splitting and merging. Peak memory is what a way takes on top of data and program."
