@@ -122,7 +122,9 @@ def test_steps_are_measured_against_the_full_model(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("tools.benchmark_stacking.BATCH", 10)
     monkeypatch.setattr("tools.benchmark_stacking.IMAGES", 20)
     assert steps.main(["--steps", "1", "--k", "2", "-o", str(tmp_path / "out")]) == 0
-    rows = dict(line.strip("| ").split(" | ") for line in (tmp_path / "out.md").read_text().splitlines() if "|" in line)
+    rows = dict(
+        line.strip("| ").split(" | ") for line in (tmp_path / "out.md").read_text().splitlines() if " | " in line
+    )
     assert rows["multiply-adds of all K"] == "0.56"
     assert float(rows["K in turn"]) == pytest.approx(2 * float(rows["one sub-model"]), abs=0.02)
     assert rows["one sub-model, in the paper"] == "0.48"
