@@ -60,9 +60,9 @@ PROGRAMS = {
     "cifar10": (cifar10, ("--epochs", "3", "--images", "20", "--merges", "300"), "Original", "Net2WiderNet at 2"),
     "char_lm": (
         char_lm,
-        ("--pretrain", "1", "--epochs", "2", "--steps", "2", "--batch", "2"),
+        ("--pretrain", "1", "--epochs", "2", "--steps", "2", "--batch", "2", "--rescale"),
         "baseline",
-        "K=2, merged at 1",
+        "K=2, merged at 1, rescale",
     ),
     "beyond": (
         beyond,

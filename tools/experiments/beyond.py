@@ -92,7 +92,7 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, images: int, batch
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, and write the page."""
-    made = parser(__doc__, "beyond", pretrain=10, epochs=20)
+    made = parser(__doc__, "beyond", pretrain=10, epochs=20, rescale=False)
     made.add_argument("--images", type=int, default=5000, metavar="N", help="training images (5000)")
     made.add_argument("--batch", type=int, default=100, metavar="N", help="images a batch (100)")
     arguments = parsed(made, argv)

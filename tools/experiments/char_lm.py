@@ -20,7 +20,7 @@ import torch
 
 from graphsplit.training import load_task
 from models.char_lm import SYMBOLS, CharLM
-from tools.experiments.frame import parsed, parser, shown
+from tools.experiments.frame import parsed, parser, shown, with_rescaled
 from tools.experiments.methods import run_all
 from tools.experiments.pages import Page, curves
 from tools.experiments.trials import Setting, Trial, Way
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.curve,
         about=f"{steps} steps of {batch}",
     )
-    wanted = ways(arguments.pretrain, arguments.epochs)
+    wanted = with_rescaled(ways(arguments.pretrain, arguments.epochs), arguments)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
     command = shown("char_lm", arguments, ("pretrain", "epochs", "steps", "batch"))
     arguments.out.with_suffix(".md").write_text(

@@ -22,7 +22,7 @@ import torch
 
 from graphsplit.training import Task, load_task
 from models.cuda_convnet import CudaConvnet
-from tools.experiments.frame import parsed, parser, shown
+from tools.experiments.frame import parsed, parser, shown, with_rescaled
 from tools.experiments.methods import run_all
 from tools.experiments.pages import Page, curves
 from tools.experiments.trials import Setting, Trial, Way
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         curve=arguments.curve,
         about=f"{arguments.images} images",
     )
-    wanted = ways(arguments.epochs, arguments.merges)
+    wanted = with_rescaled(ways(arguments.epochs, arguments.merges), arguments)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
     arguments.merges = " ".join(map(str, arguments.merges))
     command = shown("cifar10", arguments, ("epochs", "images", "merges"))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from tools.experiments.trials import Way
 
-def parser(text: str | None, name: str, *, pretrain: int, epochs: int, seeds: int = 5) -> argparse.ArgumentParser:
+
+def parser(
+    text: str | None, name: str, *, pretrain: int, epochs: int, seeds: int = 5, rescale: bool = True
+) -> argparse.ArgumentParser:
     """The arguments of an experiment; `text` is its program's docstring."""
     made = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
     made.add_argument("--data-root", required=True, metavar="FOLDER", help="the folder that holds the data set")
@@ -24,10 +29,18 @@ def parser(text: str | None, name: str, *, pretrain: int, epochs: int, seeds: in
     made.add_argument(
         "--stack", choices=("auto", "off"), default="auto", help="train sub-models stacked where that is faster (auto)"
     )
+    if rescale:
+        made.add_argument("--rescale", action="store_true", help="merge from rescaled initial weights, too")
     made.add_argument("--curve", type=int, metavar="N", help="batches of test data that curves are measured on (all)")
     place = Path("docs/results") / name
     made.add_argument("-o", "--out", type=Path, default=place, metavar="OUT", help="OUT.md, OUT.json and pictures")
     return made
+
+
+def with_rescaled(ways: Sequence[Way], arguments: argparse.Namespace) -> list[Way]:
+    """The ways, and where it is asked for each merge of the paper's from rescaled initial weights."""
+    merged = [way for way in ways if way.kind == "once" and way.k > 1 and way.merge_at > 0 and way.init == "keep"]
+    return [*ways, *(replace(way, init="rescale") for way in merged if arguments.rescale)]
 
 
 def parsed(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,4 +55,5 @@ def shown(name: str, arguments: argparse.Namespace, settings: Sequence[str]) -> 
     words = [f"python tools/experiments/{name}.py --data-root FOLDER --seeds {arguments.seeds}"]
     settings = (*settings, *(("curve",) if arguments.curve else ()), "threads", "stack")
     words += [f"--{setting} {getattr(arguments, setting)}" for setting in settings]
+    words += ["--rescale"] * getattr(arguments, "rescale", False)
     return " ".join(words)

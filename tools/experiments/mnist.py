@@ -23,7 +23,7 @@ from torch import nn
 
 from graphsplit.training import load_task
 from models.lenet import LeNet
-from tools.experiments.frame import parsed, parser, shown
+from tools.experiments.frame import parsed, parser, shown, with_rescaled
 from tools.experiments.methods import run_all
 from tools.experiments.pages import Page, curves, mean_and_deviation, scatter
 from tools.experiments.trials import Setting, Trial, Way
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         watch=watch,
         about=f"{arguments.images} images",
     )
-    wanted = ways(arguments.pretrain, arguments.epochs)
+    wanted = with_rescaled(ways(arguments.pretrain, arguments.epochs), arguments)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
     command = shown("mnist", arguments, ("pretrain", "epochs", "images"))
     text = page(trials, arguments.pretrain, arguments.epochs, command, arguments.out)
