@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 
 torch = pytest.importorskip("torch")
 
+import safetensors.torch  # noqa: E402 - it imports torch
 from torch import nn  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
