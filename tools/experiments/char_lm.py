@@ -46,7 +46,7 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out:
     )
     made.ends("loss", "test loss")
     made.reached("loss", "test loss")
-    made.picture(curves(made, out.with_name(f"{out.name}-curves.svg"), ("loss", "loss"), "multiply_adds"), "loss")
+    made.picture(curves(made, out.with_name(f"{out.name}-curves.svg"), ("loss",), "multiply_adds", "seconds"), "loss")
     return made.text()
 
 

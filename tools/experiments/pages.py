@@ -91,7 +91,7 @@ class Page:
                     f"{min(found[0].parameters):,}",
                     mean_and_deviation([times * trial.final[name] for trial in found], 3),
                     mean_and_deviation(paired, 3, sign=True) if way != self.ways[0] else "",
-                    mean_and_deviation([trial.final["loss"] for trial in found], 4),
+                    *((mean_and_deviation([trial.final["loss"] for trial in found], 4),) if name != "loss" else ()),
                     f"{statistics.fmean(trial.multiply_adds for trial in found) / 1e9:,.0f}",
                     mean_and_deviation([trial.seconds for trial in found], 0),
                     *((mean_and_deviation([trial.parallel for trial in found], 0),) if parallel else ()),
@@ -100,9 +100,8 @@ class Page:
                 )
             )
         costs = ("seconds", *(("side by side",) if parallel else ()), "and evaluation", "peak MiB")
-        self.table(
-            ("way", "parameters of a part", title, "less the first", "test loss", "G multiply-adds", *costs), rows
-        )
+        scores = (title, "less the first", *(("test loss",) if name != "loss" else ()))
+        self.table(("way", "parameters of a part", *scores, "G multiply-adds", *costs), rows)
 
     def reached(self, name: str, title: str) -> None:
         """When each way first is as good as the first way at its end: the share of the first one's multiply-adds and seconds.
@@ -133,15 +132,17 @@ class Page:
         return "\n".join(self.lines).rstrip() + "\n"
 
 
-def curves(page: Page, path: Path, names: Sequence[str], along: str) -> Path:
-    """Curves of the ways, the mean over the seeds, with a mark where the parts are merged."""
+def curves(page: Page, path: Path, names: Sequence[str], *alongs: str) -> Path:
+    """Curves of the ways, the mean over the seeds, with a mark where the parts are merged: a panel for each name and axis."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names) + 2.4 * (len(page.ways) > SHORT), 3.6))
-    for ax, name in zip(axes, names, strict=True):
+    panels = [(name, along) for along in alongs for name in names]
+    width = 5 * len(panels) + 2.4 * (len(page.ways) > SHORT)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 3.6))
+    for ax, (name, along) in zip(axes, panels, strict=True):
         for number, way in enumerate(page.ways):
             colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
             trials = page.of(way)
