@@ -14,6 +14,7 @@ import graphsplit
 from graphsplit.training import load_task
 from graphsplit.training.trainee import Trainee
 from tests.test_training import PLAIN, calm_net, in_double, net
+from tools.experiments import methods
 from tools.experiments.methods import draw_afresh, run, run_all
 from tools.experiments.pages import Page, mean_and_deviation
 from tools.experiments.runner import PeakMemory, Runner
@@ -133,6 +134,41 @@ def test_a_plateau_ends_the_training_of_the_parts(setting: Setting, monkeypatch:
     assert [point["epoch"] for point in trial.curve] == [1, 2, 3, 4, 5, 6]
     told = iter(repeated([3.0, 2.0, 1.5]))
     assert run(setting, replace(way, merge_at=3), seed=0).merged["epoch"] == 3
+
+
+def test_duplicated_has_all_weights_and_the_layers_of_a_merged_network(setting: Setting) -> None:
+    """None of them cut or scaled, as those of a merge before any training are."""
+    from models.cuda_convnet import CudaConvnet
+
+    seen: list[Any] = []
+
+    class Stopped(Runner):
+        def epochs(self, trainees: Sequence[Trainee], first: int, until: int) -> None:
+            seen.append((self.model, trainees[0].module))
+            self.trial.curve.append({"loss": 0.0})
+
+        def ended(self, whole: Trainee) -> Any:
+            return self.trial
+
+        def finish(self, whole: Trainee, merged_at: int) -> Any:
+            seen.append((self.model, whole.module))
+            return self.trial
+
+        def watched(self, trainees: Sequence[Trainee]) -> None: ...
+
+    def build() -> CudaConvnet:
+        return CudaConvnet((8, 8, 8, 8))
+
+    whole = replace(setting, build=build, inputs=(torch.randn(2, 3, 24, 24),))
+    for way in (Way(2, 0, 2, kind="duplicated"), Way(2, 0, 2)):
+        methods.WAYS[way.kind](Stopped(whole, way, 0))
+    (model, duplicated), (_, merged) = seen
+    x = 1e6 * torch.randn(2, 3, 24, 24)  # initial weights are tiny, and so would be what a norm divides by
+    own = model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in duplicated.state_dict().items())
+    assert not torch.equal(merged.state_dict()["conv2.weight"], own["conv2.weight"])  # what a merge would have cut
+    assert not torch.equal(duplicated.eval()(x), model.eval()(x))  # two norms, each over its own part
+    assert Way(2, 0, 2, kind="duplicated").title == "Duplicated"
 
 
 def repeated(losses: Sequence[float]) -> list[float]:

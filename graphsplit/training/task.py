@@ -97,13 +97,18 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
 
 
 LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING)
+STRUCTURE = (tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE, tokenize.ENDMARKER)
 
 
 def _digest(path: Path, module: ModuleType, settings: Mapping[str, str]) -> str:
     """What a task does, as a number: see `Task`."""
     tokens = tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)
-    # how deep a block is indented is layout, that it is one isn't
-    words = [token.string.strip() or tokenize.tok_name[token.type] for token in tokens if token.type not in LAYOUT]
+    # how deep a block is indented and how a line ends is layout, that it is and does isn't
+    words = [
+        tokenize.tok_name[token.type] if token.type in STRUCTURE else token.string
+        for token in tokens
+        if token.type not in LAYOUT
+    ]
     told = {name: text for name, text in settings.items() if name != "EPOCHS" and not _is_text(module, name)}
     words += [f"{name}={text}" for name, text in sorted(told.items())]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()

@@ -200,12 +200,24 @@ def _in_rounds(runner: Runner) -> Trial:
     return runner.finish(whole, way.merge_at)
 
 
+def _duplicated(runner: Runner) -> Trial:
+    """The whole network with the layers of a merged one: what the paper calls Duplicated, and measures speedups against."""
+    with runner.clock():
+        module = runner.split(runner.model, runner.way.k).merge().train()
+        module.load_state_dict(runner.model.state_dict())  # all weights, those that a merge cuts too
+    runner.trial.parameters = [_size(module)]
+    whole = runner.trainee(module)
+    runner.epochs([whole], 0, runner.way.epochs)
+    return runner.ended(whole)
+
+
 WAYS: dict[str, Callable[[Runner], Trial]] = {
     "once": _merged_once,
     "wider": _merged_once,
     "tree": _in_a_tree,
     "rounds": _in_rounds,
     "plateau": _on_a_plateau,
+    "duplicated": _duplicated,
 }
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from graphsplit.training import Task
 
 Init = Literal["keep", "rescale", "fresh"]
-Kind = Literal["once", "wider", "tree", "rounds", "plateau"]
+Kind = Literal["once", "wider", "tree", "rounds", "plateau", "duplicated"]
 Points = list[dict[str, float]]
 
 
@@ -31,7 +31,8 @@ class Way:
     init: what sub-models start from: slices of the network's weights as they are, rescaled, or weights drawn for their width.
     kind: "once" is the paper's; "wider" trains one sub-model alone, and widens it as Net2WiderNet does; "tree" merges K = 4 to
     two halves midway; "rounds" merges and splits otherwise, `rounds` times; "plateau" merges once the sub-models' mean validation
-    loss hasn't fallen for `patience` epochs, at `merge_at` at the latest.
+    loss hasn't fallen for `patience` epochs, at `merge_at` at the latest; "duplicated" trains the whole network throughout, with
+    all its weights, but with the duplicated layers that a merge of K parts has.
     """
 
     k: int
@@ -54,6 +55,7 @@ class Way:
             "tree": f"K={self.k} in a tree, merged at {self.merge_at}",
             "rounds": f"K={self.k} in {self.rounds} rounds, merged at {self.merge_at}",
             "plateau": f"K={self.k}, merged on a plateau of {self.patience}",
+            "duplicated": "Duplicated",
         }
         return kinds[self.kind] + f", {self.init}" * (self.init != "keep")
 
