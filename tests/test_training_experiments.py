@@ -103,8 +103,9 @@ def test_what_trials_share_changes_none_of_them(setting: Setting) -> None:
     """Sub-models are trained once for merges at several epochs; each trial is what it is alone, with all that it cost."""
     ways = [Way(2, at, 4) for at in (0, 1, 3)] + [Way(2, 1, 4, kind="wider"), Way(2, 2, 4)]
     shared: dict[Any, Any] = {}
-    for way in ways:
-        found, alone = run(setting, way, 2, shared), run(setting, way, 2)
+    together = [run(setting, way, 2, shared) for way in ways]  # a later one mustn't change an earlier one either
+    for way, found in zip(ways, together, strict=True):
+        alone = run(setting, way, 2)
         for name in ("way", "merged", "curve", "parts", "final"):
             assert scores(getattr(found, name)) == scores(getattr(alone, name)), (way, name)
         assert (found.samples, found.multiply_adds, found.parameters) == (
@@ -235,18 +236,24 @@ def test_a_widened_network_computes_what_the_narrow_one_did() -> None:
     "way", [Way(2, 4, 6, kind="rounds", rounds=2), Way(4, 4, 6, kind="tree"), Way(2, 2, 4), Way(2, 2, 4, kind="wider")]
 )
 def test_every_way_goes_on_with_the_schedule(setting: Setting, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever trains from some epoch on has the learning rate that the schedule has there."""
+    """Whatever trains from some epoch on has the learning rate that the schedule has there, and at the epochs behind it."""
     seen: list[tuple[int, float]] = []
     epochs = Runner.epochs
 
-    def watched(self: Runner, trainees: Sequence[Trainee], first: int, *rest: Any) -> None:
+    def watched(self: Runner, trainees: Sequence[Trainee], first: int, until: int) -> None:
         seen.extend((first, one.optimizer.param_groups[0]["lr"]) for one in trainees)
-        epochs(self, trainees, first, *rest)
+        epochs(self, trainees, first, until)
+        seen.extend((until, one.optimizer.param_groups[0]["lr"]) for one in trainees)
+
+    def schedule(optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda epoch: 1 / (1 + epoch)
+        )  # of the epoch, not of a step
 
     monkeypatch.setattr(Runner, "epochs", watched)
-    run(setting, way, seed=0)
-    assert len({first for first, _ in seen}) > 1
-    assert all(rate == pytest.approx(0.05 * 0.95**first) for first, rate in seen)
+    run(replace(setting, task=lambda epochs: replace(setting.task(epochs), schedule=schedule)), way, seed=0)
+    assert len({epoch for epoch, _ in seen}) > 2
+    assert all(rate == pytest.approx(0.05 / (1 + epoch)) for epoch, rate in seen)
 
 
 def test_a_trial_of_a_widened_network(setting: Setting) -> None:
