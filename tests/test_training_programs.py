@@ -17,6 +17,7 @@ import torch
 
 pytest.importorskip("matplotlib", reason="the extra 'experiments'")
 
+from graphsplit.training import load_task
 from tools.experiments import beyond, char_lm, cifar10, mnist, steps
 from tools.experiments.trials import read
 
@@ -116,6 +117,17 @@ def _with_few_ways(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None
         every = beyond.ways
         kept = {"baseline", "K=2, merged at 2", "K=2, merged on a plateau of 1"}
         monkeypatch.setattr(beyond, "ways", lambda *args: [way for way in every(*args) if way.title in kept])
+
+
+def test_fewer_images_to_train_on_are_tested_on_as_many(data: Path) -> None:
+    task = load_task(cifar10.TASK, {"DATA_ROOT": str(data), "IMAGES": "5"})
+    assert task.test_data is not None
+    assert task.validation_data is not None
+    counts = [sum(len(classes) for _, classes in made()) for made in (task.test_data, task.validation_data)]
+    assert counts == [20, 5]
+    few = load_task(cifar10.TASK, {"DATA_ROOT": str(data), "IMAGES": "5", "TESTED": "7"})
+    assert few.test_data is not None
+    assert [len(classes) for _, classes in few.test_data()] == [7]
 
 
 def test_steps_are_measured_against_the_full_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

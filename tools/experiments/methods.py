@@ -80,13 +80,13 @@ class Pretraining:
         known = runner.shared.get(key)
         if known is None or known.epoch > way.merge_at:
             known = runner.shared[key] = cls(runner)
-        runner.trial = deepcopy(known.trial)
+        runner.trial = known.trial
         runner.trial.way, runner.trial.parameters = way.title, list(known.sizes)
         if known.epoch < way.merge_at:
             with runner.together(known.trainees) as trainees:
                 runner.epochs(trainees, known.epoch, way.merge_at)
         runner.trial.peak_memory = max(runner.trial.peak_memory, memory.bytes())
-        known.epoch, known.trial = way.merge_at, deepcopy(runner.trial)
+        known.epoch, known.trial = way.merge_at, deepcopy(runner.trial)  # this one goes on behind its merge
         return known
 
 
