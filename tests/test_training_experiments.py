@@ -21,6 +21,8 @@ from tools.experiments.runner import PeakMemory, Runner
 from tools.experiments.trials import Setting, Way, read
 from tools.experiments.wider import widened
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:

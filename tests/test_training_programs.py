@@ -18,8 +18,12 @@ import torch
 pytest.importorskip("matplotlib", reason="the extra 'experiments'")
 
 from graphsplit.training import load_task
+from models.char_lm import CharLM
+from models.cuda_convnet import CudaConvnet
 from tools.experiments import beyond, char_lm, cifar10, mnist, steps
 from tools.experiments.trials import read
+
+pytestmark = pytest.mark.usefixtures("frozen_heap")
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +65,9 @@ PROGRAMS = {
     "cifar10": (cifar10, ("--epochs", "3", "--images", "20", "--merges", "300"), "Original", "Net2WiderNet at 2"),
     "char_lm": (
         char_lm,
-        ("--pretrain", "1", "--epochs", "2", "--steps", "2", "--batch", "2", "--rescale"),
+        ("--pretrain", "2", "1", "--epochs", "3", "--steps", "2", "--batch", "2", "--rescale"),
         "baseline",
-        "K=2, merged at 1, rescale",
+        "K=2, merged at 2, rescale",
     ),
     "beyond": (
         beyond,
@@ -107,16 +111,23 @@ def test_a_program_writes_its_page_and_takes_up_its_trials(
 
 
 def _with_few_ways(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what a program tries, one of each kind."""
+    """Of what a program tries, one of each kind, on networks that take no time."""
     monkeypatch.setattr(sys, "argv", ["a program"])
     if program is mnist:
         monkeypatch.setattr(mnist, "PARTS", (2,))
     elif program is char_lm:
         monkeypatch.setattr(char_lm, "SHARES", {2: 0.52})
+        monkeypatch.setattr(char_lm, "CharLM", lambda: CharLM(width=16, heads=2, depth=1))
+    elif program is cifar10:
+        monkeypatch.setattr(cifar10, "CudaConvnet", lambda: CudaConvnet((8, 8, 8, 8)))
+        _keep(program, {"Original", "Duplicated", "K=2, merged at 2", "Net2WiderNet at 2"}, monkeypatch)
     elif program is beyond:
-        every = beyond.ways
-        kept = {"baseline", "K=2, merged at 2", "K=2, merged on a plateau of 1"}
-        monkeypatch.setattr(beyond, "ways", lambda *args: [way for way in every(*args) if way.title in kept])
+        _keep(program, {"baseline", "K=2, merged at 2", "K=2, merged on a plateau of 1"}, monkeypatch)
+
+
+def _keep(program: ModuleType, titles: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    every = program.ways
+    monkeypatch.setattr(program, "ways", lambda *args: [way for way in every(*args) if way.title in titles])
 
 
 def test_fewer_images_to_train_on_are_tested_on_as_many(data: Path) -> None:

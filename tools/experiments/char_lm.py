@@ -1,10 +1,11 @@
 """A character language model on tinyshakespeare: the method on a small pre-norm transformer, K = 2 and 4.
 
-    python tools/experiments/char_lm.py --data-root FOLDER [--seeds 3] [--pretrain 5] [--epochs 10] [--steps 250]
+    python tools/experiments/char_lm.py --data-root FOLDER [--seeds 3] [--pretrain 5 ...] [--epochs 10] [--steps 250]
                                         [--batch 8] [--device cpu] [--threads 1] [--stack auto] [-o docs/results/char_lm]
 
 An epoch is `--steps` batches of `--batch` windows of 128 characters. The control is the baseline with as many epochs as fit the
-multiply-adds of the method, its schedule shortened to them. Trials are kept in OUT.json as they end, and taken up again.
+multiply-adds of the method, its schedule shortened to them. Several `--pretrain` are so many merges, of sub-models that are
+trained once for all of them. Trials are kept in OUT.json as they end, and taken up again.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ SHARES = {2: 0.52, 4: 0.28}
 """What a step of all K sub-models costs, as a share of one of the whole network's multiply-adds (the first column says more)."""
 
 
-def ways(pretrain: int, epochs: int) -> list[Way]:
+def ways(pretrain: Sequence[int], epochs: int) -> list[Way]:
     """The baseline, the method, and the baseline cut short."""
-    found = [Way(1, 0, epochs), *(Way(k, pretrain, epochs) for k in SHARES)]
-    cut = sorted({round(epochs - pretrain + share * pretrain) for share in SHARES.values()} - {epochs})
+    merges = sorted(set(pretrain))
+    found = [Way(1, 0, epochs), *(Way(k, at, epochs) for k in SHARES for at in merges)]
+    cut = sorted({round(epochs - at + share * at) for share in SHARES.values() for at in merges} - {epochs})
     return found + [Way(1, 0, shorter, name=f"baseline, {shorter} epochs") for shorter in cut]
 
 
-def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out: Path) -> str:
+def page(trials: Sequence[Trial], epochs: int, command: str, out: Path) -> str:
     """The results as Markdown, with pictures beside it."""
     made = Page("A character language model", command, trials)
     made.say(
-        f"A pre-norm transformer of four blocks, width 128, eight heads; AdamW on a cosine schedule; {epochs} epochs, of which "
-        f"the sub-models train {pretrain}. Losses are nats a character, on the last tenth of the text."
+        f"A pre-norm transformer of four blocks, width 128, eight heads; AdamW on a cosine schedule; {epochs} epochs. Losses are "
+        "nats a character, on the last tenth of the text."
     )
     made.ends("loss", "test loss")
     made.reached("loss", "test loss")
@@ -52,7 +54,10 @@ def page(trials: Sequence[Trial], pretrain: int, epochs: int, command: str, out:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, and write the page."""
-    made = parser(__doc__, "char_lm", pretrain=5, epochs=10, seeds=3)
+    made = parser(__doc__, "char_lm", pretrain=0, epochs=10, seeds=3)
+    made.add_argument(
+        "--pretrain", type=int, nargs="+", default=[5], metavar="N", help="epochs of the sub-models, for each merge (5)"
+    )
     made.add_argument("--steps", type=int, default=250, metavar="N", help="batches an epoch (250)")
     made.add_argument("--batch", type=int, default=8, metavar="N", help="windows a batch (8)")
     arguments = parsed(made, argv)
@@ -70,9 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     wanted = with_rescaled(ways(arguments.pretrain, arguments.epochs), arguments)
     trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
+    arguments.pretrain = " ".join(map(str, arguments.pretrain))
     command = shown("char_lm", arguments, ("pretrain", "epochs", "steps", "batch"))
     arguments.out.with_suffix(".md").write_text(
-        page(trials, arguments.pretrain, arguments.epochs, command, arguments.out), encoding="utf-8"
+        page(trials, arguments.epochs, command, arguments.out), encoding="utf-8"
     )
     return 0
 
