@@ -26,8 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from graphsplit.training import load_task
 from models import mnist_task
 from models.lenet import LeNet
-from tools.experiments.frame import parsed, parser, shown
-from tools.experiments.methods import run_all
+from tools.experiments.frame import carried_out, parsed, parser
 from tools.experiments.pages import Page, curves, mean_and_deviation
 from tools.experiments.trials import Setting, Trial, Way
 
@@ -101,21 +100,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         made.error(f"--images {images}: between 1 and {60_000 - HELD_OUT:,}, for the last {HELD_OUT:,} are held out")
     task = load_task(TASK, {"DATA_ROOT": root, "IMAGES": str(images), "BATCH": str(batch)})
     task = replace(task, validation_data=lambda: held_out(root, batch))
-    setting = Setting(
-        LeNet,
-        (torch.randn(1, 1, 28, 28),),
-        lambda _: task,
-        arguments.device,
-        arguments.stack,
-        arguments.curve,
-        about=f"{images} images in batches of {batch}",
-    )
+    about = f"{images} images in batches of {batch}"
+    setting = Setting(LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, about=about)
     wanted = ways(arguments.pretrain, arguments.epochs)
-    trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
-    command = shown("beyond", arguments, ("pretrain", "epochs", "images", "batch"))
-    text = page(trials, arguments.pretrain, arguments.epochs, images, batch, command, arguments.out)
-    arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
-    return 0
+
+    def made_of(trials: Sequence[Trial], command: str) -> str:
+        return page(trials, arguments.pretrain, arguments.epochs, images, batch, command, arguments.out)
+
+    return carried_out("beyond", ("pretrain", "epochs", "images", "batch"), arguments, setting, wanted, made_of)
 
 
 if __name__ == "__main__":

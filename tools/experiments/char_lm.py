@@ -21,8 +21,7 @@ import torch
 
 from graphsplit.training import load_task
 from models.char_lm import SYMBOLS, CharLM
-from tools.experiments.frame import parsed, parser, shown, with_rescaled
-from tools.experiments.methods import run_all
+from tools.experiments.frame import carried_out, parsed, parser, with_rescaled
 from tools.experiments.pages import Page, curves
 from tools.experiments.trials import Setting, Trial, Way
 
@@ -64,23 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps, batch = arguments.steps, arguments.batch
     task = load_task(TASK, {"DATA_ROOT": arguments.data_root, "STEPS": str(steps), "BATCH": str(batch)})
     task = replace(task, test_data=task.validation_data)
-    setting = Setting(
-        CharLM,
-        (torch.randint(SYMBOLS, (2, 128)),),
-        lambda _: task,
-        arguments.device,
-        arguments.stack,
-        arguments.curve,
-        about=f"{steps} steps of {batch}",
-    )
+    setting = Setting(CharLM, (torch.randint(SYMBOLS, (2, 128)),), lambda _: task, about=f"{steps} steps of {batch}")
     wanted = with_rescaled(ways(arguments.pretrain, arguments.epochs), arguments)
-    trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
-    arguments.pretrain = " ".join(map(str, arguments.pretrain))
-    command = shown("char_lm", arguments, ("pretrain", "epochs", "steps", "batch"))
-    arguments.out.with_suffix(".md").write_text(
-        page(trials, arguments.epochs, command, arguments.out), encoding="utf-8"
-    )
-    return 0
+
+    def made_of(trials: Sequence[Trial], command: str) -> str:
+        return page(trials, arguments.epochs, command, arguments.out)
+
+    return carried_out("char_lm", ("pretrain", "epochs", "steps", "batch"), arguments, setting, wanted, made_of)
 
 
 if __name__ == "__main__":

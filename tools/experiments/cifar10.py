@@ -22,8 +22,7 @@ import torch
 
 from graphsplit.training import Task, load_task
 from models.cuda_convnet import CudaConvnet
-from tools.experiments.frame import parsed, parser, shown, with_rescaled
-from tools.experiments.methods import run_all
+from tools.experiments.frame import carried_out, parsed, parser, with_rescaled
 from tools.experiments.pages import Page, curves
 from tools.experiments.trials import Setting, Trial, Way
 
@@ -82,22 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def task(epochs: int) -> Task:
         return load_task(TASK, {**settings, "EPOCHS": str(epochs)})
 
-    setting = Setting(
-        CudaConvnet,
-        (torch.randn(1, 3, 24, 24),),
-        task,
-        arguments.device,
-        arguments.stack,
-        curve=arguments.curve,
-        about=f"{arguments.images} images",
-    )
+    setting = Setting(CudaConvnet, (torch.randn(1, 3, 24, 24),), task, about=f"{arguments.images} images")
     wanted = with_rescaled(ways(arguments.epochs, arguments.merges), arguments)
-    trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
-    arguments.merges = " ".join(map(str, arguments.merges))
-    command = shown("cifar10", arguments, ("epochs", "images", "merges"))
-    text = page(trials, arguments.epochs, arguments.images, command, arguments.out)
-    arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
-    return 0
+
+    def made_of(trials: Sequence[Trial], command: str) -> str:
+        return page(trials, arguments.epochs, arguments.images, command, arguments.out)
+
+    return carried_out("cifar10", ("epochs", "images", "merges"), arguments, setting, wanted, made_of)
 
 
 if __name__ == "__main__":

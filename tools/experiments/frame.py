@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from tools.experiments.trials import Way
+from tools.experiments.methods import run_all
+from tools.experiments.trials import Setting, Trial, Way
 
 
 def parser(
@@ -54,6 +55,27 @@ def shown(name: str, arguments: argparse.Namespace, settings: Sequence[str]) -> 
     """The command for the page, without what says where data and results are."""
     words = [f"python tools/experiments/{name}.py --data-root FOLDER --seeds {arguments.seeds}"]
     settings = (*settings, *(("curve",) if arguments.curve else ()), "threads", "stack")
-    words += [f"--{setting} {getattr(arguments, setting)}" for setting in settings]
+    for setting in settings:
+        value = getattr(arguments, setting)
+        words += [
+            f"--{setting}",
+            *map(str, value if isinstance(value, Sequence) and not isinstance(value, str) else [value]),
+        ]
     words += ["--rescale"] * getattr(arguments, "rescale", False)
     return " ".join(words)
+
+
+def carried_out(
+    name: str,
+    settings: Sequence[str],
+    arguments: argparse.Namespace,
+    setting: Setting,
+    ways: Sequence[Way],
+    page: Callable[[Sequence[Trial], str], str],
+) -> int:
+    """Run the trials that are missing, and write the page that `page` makes of all of them and of the command."""
+    setting = replace(setting, device=arguments.device, stack=arguments.stack, curve=arguments.curve)
+    trials = run_all(setting, ways, range(arguments.seeds), arguments.out.with_suffix(".json"))
+    text = page(trials, shown(name, arguments, settings))
+    arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    return 0

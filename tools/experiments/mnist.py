@@ -23,8 +23,7 @@ from torch import nn
 
 from graphsplit.training import load_task
 from models.lenet import LeNet
-from tools.experiments.frame import parsed, parser, shown, with_rescaled
-from tools.experiments.methods import run_all
+from tools.experiments.frame import carried_out, parsed, parser, with_rescaled
 from tools.experiments.pages import Page, curves, mean_and_deviation, scatter
 from tools.experiments.trials import Setting, Trial, Way
 
@@ -120,21 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return probabilities(parts, data, arguments.device)
 
     setting = Setting(
-        LeNet,
-        (torch.randn(1, 1, 28, 28),),
-        lambda _: task,
-        arguments.device,
-        arguments.stack,
-        arguments.curve,
-        watch=watch,
-        about=f"{arguments.images} images",
+        LeNet, (torch.randn(1, 1, 28, 28),), lambda _: task, watch=watch, about=f"{arguments.images} images"
     )
     wanted = with_rescaled(ways(arguments.pretrain, arguments.epochs), arguments)
-    trials = run_all(setting, wanted, range(arguments.seeds), arguments.out.with_suffix(".json"))
-    command = shown("mnist", arguments, ("pretrain", "epochs", "images"))
-    text = page(trials, arguments.pretrain, arguments.epochs, command, arguments.out)
-    arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
-    return 0
+
+    def made_of(trials: Sequence[Trial], command: str) -> str:
+        return page(trials, arguments.pretrain, arguments.epochs, command, arguments.out)
+
+    return carried_out("mnist", ("pretrain", "epochs", "images"), arguments, setting, wanted, made_of)
 
 
 if __name__ == "__main__":
