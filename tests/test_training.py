@@ -637,3 +637,64 @@ def test_tied_tensors_are_kept_once() -> None:
     one, other = nn.Linear(3, 3), nn.Linear(3, 3)
     other.weight = one.weight
     assert list(tensors_of(nn.ModuleList([one, other]))) == ["0.weight", "0.bias", "1.bias"]
+
+
+def test_a_forced_training_that_is_killed_doesn_t_bring_back_the_one_before(tmp_path: Path, double_task: Task) -> None:
+    folder = split_calm(tmp_path / "parts")
+    train_parts(folder, double_task, Training(1, 2), stack="on")
+
+    def killed(*_: object) -> None:
+        raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train_parts(folder, double_task, Training(1, 2, force=True), stack="on", report=killed)
+    assert not list((folder / "training").rglob(CHECKPOINT))
+
+
+def test_stack_on_isn_t_what_auto_chose(tmp_path: Path, double_task: Task) -> None:
+    folder = split_calm(tmp_path / "parts")
+    place = folder / "training" / "stacked"
+    place.mkdir(parents=True)
+    seconds = {"in turn": 1.0, "contiguous": 3.0, "channels_last": 2.0}
+    (place / "way.json").write_text(json.dumps({"way": "in turn", "seconds": seconds, "on": ["cpu", "contiguous"]}))
+    assert [one.together for one in train_parts(folder, double_task, Training(1, 1), stack="on")] == [2, 2]
+
+
+def test_optimizers_with_hooks_train_in_turn(tmp_path: Path, double_task: Task) -> None:
+    """A hook that clips would see all sub-models as one, or nothing at all."""
+
+    def hooked(model: Any) -> torch.optim.Optimizer:
+        found = double_task.optimizer(model)
+        found.register_step_pre_hook(lambda *_: None)
+        return found
+
+    folder = split_calm(tmp_path / "parts")
+    task = replace(double_task, optimizer=hooked)
+    with pytest.raises(TrainingError, match="have hooks"):
+        train_parts(folder, task, Training(1, 1), stack="on")
+    assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
+
+
+def test_attention_counts_on_the_cpu() -> None:
+    from graphsplit.training.flops import flop_counter
+
+    q = torch.randn(1, 2, 16, 8, requires_grad=True)
+    with flop_counter() as forward:
+        out = torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    assert forward.get_total_flops() == 2 * (2 * 2 * 16 * 16 * 8)
+    with flop_counter() as backward:
+        out.sum().backward()
+    assert backward.get_total_flops() > forward.get_total_flops()
+
+
+def test_channels_last_gives_the_same_up_to_rounding(tmp_path: Path, double_task: Task) -> None:
+    found = []
+    for layout in ("contiguous", "channels_last"):
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).double()
+        with torch.no_grad():
+            for number, parameter in enumerate(model.parameters()):
+                parameter.fill_(0.1 * (number + 1))
+        trainee = make(double_task, model, [0], "cpu", 1, layout)  # type: ignore[arg-type]
+        found.append((trainee.module[0].weight.is_contiguous(), trainee.module(torch.ones(1, 3, 5, 5).double())))  # type: ignore[index]
+    assert [flat for flat, _ in found] == [True, False]
+    assert torch.allclose(found[0][1], found[1][1])

@@ -52,6 +52,13 @@ OPTIONS = (
         help="How many sub-models to train side by side, each in a process.",
     ),
     click.option(
+        "--layout",
+        type=click.Choice(["contiguous", "channels_last"]),
+        default="contiguous",
+        show_default=True,
+        help="How images lie in memory; channels_last makes convolutions faster on many machines.",
+    ),
+    click.option(
         "--stack",
         type=click.Choice(["auto", "on", "off"]),
         default="auto",

@@ -20,6 +20,9 @@ from graphsplit.stacking.modules import parts_of
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "Rprop", "ASGD")
 """The optimizers of torch whose update of an element depends on nothing but that element's gradients, and the step count."""
 
+HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_backward_hooks", "_post_accumulate_grad_hooks")
+"""Where torch keeps what users hang onto steps and gradients."""
+
 COUNTS = frozenset(["step", "mu_product", "eta", "mu"])
 """State that is one number for a parameter, whatever its shape."""
 
@@ -106,7 +109,13 @@ def clip_grad_norm_(stacked: nn.Module, max_norm: float, norm_type: float = 2.0)
 
 
 def refuse_unknown(optimizer: Optimizer) -> None:
-    """Raise UnsupportedError for an optimizer whose update isn't known to be element by element."""
+    """Raise UnsupportedError for an optimizer whose update isn't known to be element by element, or that has hooks."""
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if any(getattr(one, name, None) for one in (optimizer, *held) for name in HOOKS):
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} or its parameters have hooks, which would see all sub-models as one",
+            hint="train the sub-models one after another; graphsplit.stacking.clip_grad_norm_ clips those of a stack",
+        )
     if type(optimizer) in {getattr(torch.optim, name) for name in ELEMENTWISE}:
         return
     raise UnsupportedError(

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphsplit.executor import OnnxModule
 from graphsplit.files import atomic_file
+from graphsplit.training.streams import accelerators
 from graphsplit.training.task import TrainingError
 from graphsplit.training.trainee import Trainee
 
@@ -29,7 +31,7 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
     counted: int = 0
     samples: int = 0
     seconds: float = 0.0
@@ -46,6 +48,7 @@ def save(path: Path, trainee: Trainee, progress: Progress, identity: Mapping[str
         "identity": dict(identity),
         "progress": dict(vars(progress)),
         "model": _state(trainee.module),
+        "buffers": _unsaved(trainee.module),
         "optimizer": _plain(trainee.optimizer.state_dict()),
         "schedule": None if trainee.schedule is None else _plain(trainee.schedule.state_dict()),
         "random": _random(),
@@ -93,10 +96,12 @@ def restore(content: Mapping[str, Any], trainee: Trainee, path: Path) -> Progres
     """Put a checkpoint's content back. Raises TrainingError where it doesn't fit."""
     try:
         trainee.module.load_state_dict(content["model"])
+        for name, value in content.get("buffers", {}).items():
+            trainee.module.get_buffer(name).copy_(value)
         trainee.optimizer.load_state_dict(content["optimizer"])
         if trainee.schedule is not None and content["schedule"] is not None:
             trainee.schedule.load_state_dict(content["schedule"])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise TrainingError(
             f"{str(path)!r} doesn't fit the network or its optimizer: {str(error).splitlines()[0]:.200}",
             hint="resume with the same task and network, or start anew with --force",
@@ -118,13 +123,21 @@ def _state(module: torch.nn.Module) -> dict[str, Any]:
     return {name: value.detach() if torch.is_tensor(value) else value for name, value in module.state_dict().items()}
 
 
+def _unsaved(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that a state dict leaves out, and that training may move all the same. An ONNX file's are constants."""
+    if isinstance(module, OnnxModule):
+        return {}
+    saved = module.state_dict()
+    return {name: buffer.detach() for name, buffer in module.named_buffers() if name not in saved}
+
+
 def _random() -> dict[str, Any]:
     """The global generators, as plain data. Python's and numpy's count as well: a forward may draw from them."""
     kind, keys, position, gauss, cached = np.random.get_state()  # noqa: NPY002 - users' code draws from it
     version, words, second = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [one.get_state() for one in accelerators()],
         "numpy": [kind, [int(word) for word in keys], int(position), int(gauss), float(cached)],
         "python": [version, list(words), second],
     }
@@ -132,8 +145,8 @@ def _random() -> dict[str, Any]:
 
 def _set_random(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for one, own in zip(accelerators(), state["cuda"], strict=False):  # a machine may have more of them, or fewer
+        one.set_state(own)
     kind, keys, position, gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, np.uint32), position, gauss, cached))  # noqa: NPY002 - as above
     version, words, second = state["python"]

@@ -102,7 +102,7 @@ class _Child:
         words += ["--epochs", str(training.epochs), "--schedule-epochs", str(training.schedule)]
         words += ["--seed", str(training.seed), "--device", self.device, "--checkpoint-every", str(training.every)]
         words += [word for name, text in job.settings.items() for word in ("--set", f"{name}={text}")]
-        words += ["--other-task"] * training.other_task
+        words += ["--layout", training.layout, *["--other-task"] * training.other_task]
         return words + ["--resume"] * resume + ["--force"] * (training.force and not resume)
 
     def ended(self) -> bool:
@@ -171,21 +171,13 @@ def _anywhere(job: Job) -> Job:
     """The job as another process takes it up: by absolute paths, going on where an earlier worker was."""
     from dataclasses import replace
 
-    if job.training.force or not job.training.resume:
-        _refuse_earlier(job)
-    training = replace(job.training, resume=True, force=False)
-    return replace(job, folder=str(Path(job.folder).absolute()), task=str(Path(job.task).absolute()), training=training)
-
-
-def _refuse_earlier(job: Job) -> None:
-    path = job.place / CHECKPOINT
-    if path.exists() and job.training.force:
-        path.unlink()
-    elif path.exists():
+    if not job.training.resume and (job.place / CHECKPOINT).exists():
         raise TrainingError(
             f"{str(job.place)!r} holds a training already",
             hint="add --resume to go on with it, or --force to start anew from the weights as they are",
         )
+    training = replace(job.training, resume=True, force=False)
+    return replace(job, folder=str(Path(job.folder).absolute()), task=str(Path(job.task).absolute()), training=training)
 
 
 def _answer(ray: Any, reference: Any, job: Job) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from torch import nn
 from graphsplit.files import inside
 from graphsplit.manifest import Manifest
 from graphsplit.training import checkpoint
-from graphsplit.training.files import open_network, put_back
-from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
+from graphsplit.training.files import WEIGHTS, open_network, put_back
+from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, train
 from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.together import IN_TURN, Stack, leave, train_together, way_of
-from graphsplit.training.trainee import make
+from graphsplit.training.together import IN_TURN, WAY, Stack, leave, train_together, way_of
+from graphsplit.training.trainee import Layout, make
 
 FOLDER, STACKED = "training", "stacked"
 """Where a split's folder keeps what its training leaves: a folder for each part, with its checkpoint and its metrics."""
@@ -28,7 +28,7 @@ class Training:
     """What is asked of the training of sub-models or of a network.
 
     epochs: to train to; schedule: how many epochs the schedule is made for, where it goes on behind the merge. every:
-    seconds between checkpoints. other_task: whether to go on though the task was another one.
+    seconds between checkpoints. other_task: whether to go on though the task was another one. layout: of images in memory.
     """
 
     epochs: int
@@ -39,6 +39,7 @@ class Training:
     resume: bool = False
     force: bool = False
     other_task: bool = False
+    layout: Layout = "contiguous"
 
     @classmethod
     def of(cls, task: Task, epochs: int | None = None, schedule: int | None = None, **settings: object) -> Training:
@@ -79,39 +80,58 @@ def train_parts(
     a step is faster ("auto"). Raises TrainingError, and what reading a split raises.
     """
     folder = Path(folder)
+    files = begin(folder, training, parts)
+    chosen = list(files)
+    place = folder / FOLDER / STACKED
+    begun = any((part_folder(folder, part) / CHECKPOINT).exists() for part in chosen)
+    if stack != "off" and len(chosen) > 1 and ((place / CHECKPOINT).exists() or not begun):
+        modules = [open_network(file) for file in files.values()]
+        way = way_of(task, modules, chosen, stack, place, training.device, training.layout)
+        if way != IN_TURN:
+            return _train_together(folder, files, modules, way, task, training, report)
+    _leave_stack(place, folder, chosen, training)
+    return [
+        outcome for part, file in files.items() for outcome in _train_part(folder, file, part, task, training, report)
+    ]
+
+
+def begin(folder: Path, training: Training, parts: Sequence[int] | None) -> dict[int, Path]:
+    """The sub-models to train, and their files. With `force` nothing is left of an earlier training: no kill can bring it back.
+
+    Raises TrainingError, and what reading a split raises.
+    """
     manifest = Manifest.read(folder)
     chosen = list(range(manifest.parts)) if parts is None else list(dict.fromkeys(parts))
     for part in chosen:
         if not 0 <= part < manifest.parts:
             raise TrainingError(f"--part {part}: the split has parts 0 to {manifest.parts - 1}")
-    files = [inside(folder, manifest.submodels[part].file) for part in chosen]
-    place = folder / FOLDER / STACKED
-    begun = any((part_folder(folder, part) / CHECKPOINT).exists() for part in chosen)
-    if stack != "off" and len(chosen) > 1 and ((place / CHECKPOINT).exists() or not begun or training.force):
-        modules = [open_network(file) for file in files]
-        way = way_of(task, modules, chosen, training.device, stack, place)
-        if way != IN_TURN:
-            return _train_together(folder, files, modules, chosen, way, task, training, report)
-    _leave_stack(place, folder, chosen, training)
-    found = []
-    for part, file in zip(chosen, files, strict=True):
-        found += _train_part(folder, file, part, task, training, report)
-    return found
+    files = {part: inside(folder, manifest.submodels[part].file) for part in chosen}
+    for part, file in files.items():  # what a training writes
+        inside(folder, str(file.with_suffix(WEIGHTS).relative_to(folder)))
+        inside(folder, f"{FOLDER}/{part_folder(folder, part).name}")
+    inside(folder, f"{FOLDER}/{STACKED}")
+    if training.force and not training.resume:
+        place = folder / FOLDER / STACKED
+        _leave_stack(place, folder, chosen, training)
+        (place / WAY).unlink(missing_ok=True)
+        for part in chosen:
+            for name in (CHECKPOINT, METRICS):
+                (part_folder(folder, part) / name).unlink(missing_ok=True)
+    return files
 
 
 def _train_together(
     folder: Path,
-    files: Sequence[Path],
+    files: Mapping[int, Path],
     modules: Sequence[nn.Module],
-    parts: Sequence[int],
     way: str,
     task: Task,
     training: Training,
     report: Report | None,
 ) -> list[Outcome]:
-    course = training.course(folder / FOLDER / STACKED, f"{len(parts)} parts, stacked")
-    found, trainees = train_together(task, modules, parts, way, course, training.device, report)
-    for trainee, outcome, file in zip(trainees, found, files, strict=True):
+    course = training.course(folder / FOLDER / STACKED, f"{len(files)} parts, stacked")
+    found, trainees = train_together(task, modules, list(files), way, course, training.device, training.layout, report)
+    for trainee, outcome, file in zip(trainees, found, files.values(), strict=True):
         leave(task, trainee, outcome, course, part_folder(folder, outcome.part))
         put_back(trainee.module, file)
     return found
@@ -137,7 +157,7 @@ def _leave_stack(place: Path, folder: Path, parts: Sequence[int], training: Trai
 def _train_part(
     folder: Path, file: Path, part: int, task: Task, training: Training, report: Report | None
 ) -> list[Outcome]:
-    trainee = make(task, open_network(file), [part], training.device, training.schedule)
+    trainee = make(task, open_network(file), [part], training.device, training.schedule, training.layout)
     course = training.course(part_folder(folder, part), f"part {part}")
     found = train(task, trainee, course, report)
     put_back(trainee.module, file)

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from graphsplit.errors import GraphsplitError
+from graphsplit.files import atomic_file
 from graphsplit.training import checkpoint
 from graphsplit.training.board import Board
 from graphsplit.training.checkpoint import Progress
+from graphsplit.training.flops import flop_counter
 from graphsplit.training.streams import Stream, drawn, seed_model
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.trainee import Trainee, batch_of, evaluate, samples
@@ -139,7 +141,7 @@ def _open(run: _Run) -> None:
         content = checkpoint.read(path)
         checkpoint.refuse_another(content, run.identity, path, other_task=run.course.other_task)
         run.progress = checkpoint.restore(content, run.trainee, path)
-        run.sums = [torch.tensor(x, device=run.trainee.device) for x in run.progress.losses] or run.sums
+        run.sums = [total.to(run.trainee.device) for total in run.progress.losses] or run.sums
     if run.course.force and not run.course.resume:
         path.unlink(missing_ok=True)  # or a kill would bring it back
     run.course.folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +152,8 @@ def _keep_lines(path: Path, count: int) -> None:
     """Drop what a killed run wrote behind its last checkpoint."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     if not path.exists() or len(lines) != count:
-        path.write_text("".join(lines[:count]), encoding="utf-8")
+        with atomic_file(path, force=True) as staged:
+            staged.write_text("".join(lines[:count]), encoding="utf-8")
 
 
 def _epoch(run: _Run) -> None:
@@ -211,10 +214,7 @@ class _Counter(AbstractContextManager["_Counter"]):
     """Counts the multiply-adds of a step, forward and backward, for each of its samples."""
 
     def __init__(self, progress: Progress, size: int) -> None:
-        from torch.utils.flop_counter import FlopCounterMode
-
-        self.progress, self.size = progress, size
-        self.counter: Any = FlopCounterMode(display=False)
+        self.progress, self.size, self.counter = progress, size, flop_counter()
 
     def __enter__(self) -> _Counter:
         self.counter.__enter__()
@@ -230,10 +230,7 @@ def _finish_epoch(run: _Run, validation: Any) -> None:
     progress, trainee, course = run.progress, run.trainee, run.course
     means = [float(total) / progress.counted for total in run.sums]
     if not all(math.isfinite(mean) for mean in means):
-        raise TrainingError(
-            f"the loss of epoch {progress.epoch + 1} is {next(m for m in means if not math.isfinite(m))}",
-            hint="a smaller learning rate, as a rule; the checkpoint before it is kept",
-        )
+        raise _diverged(run, f"loss of epoch {progress.epoch + 1} is {next(m for m in means if not math.isfinite(m))}")
     rates = [group["lr"] for group in trainee.optimizer.param_groups]
     if run.task.schedule_each == "epoch" and trainee.schedule is not None:
         trainee.schedule.step()
@@ -286,10 +283,20 @@ def _memory(device: torch.device) -> int:
 def _save(run: _Run) -> None:
     if run.course.folder is None:
         return
+    if not all(bool(weight.isfinite().all()) for weight in run.trainee.module.parameters() if weight.requires_grad):
+        raise _diverged(run, f"network has weights in epoch {run.progress.epoch + 1} that aren't finite")
     _clock(run)
-    run.progress.losses = [float(total) for total in run.sums]
+    run.progress.losses = [total.cpu() for total in run.sums]
     checkpoint.save(run.course.folder / CHECKPOINT, run.trainee, run.progress, run.identity)
     run.saved = time.monotonic()
+
+
+def _diverged(run: _Run, what: str) -> TrainingError:
+    kept = run.course.folder is not None and (run.course.folder / CHECKPOINT).exists()
+    return TrainingError(
+        f"{run.course.title}: the {what}",
+        hint="a smaller learning rate, as a rule" + "; the checkpoint before it is kept" * kept,
+    )
 
 
 def _outcomes(run: _Run) -> list[Outcome]:

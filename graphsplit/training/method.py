@@ -89,7 +89,7 @@ def run(
     if data is not None:
         with clock("evaluate"):
             for part, file in enumerate(_files(parts)):
-                alone = make(task, open_network(file), [0], training.device, training.schedule)
+                alone = make(task, open_network(file), [0], training.device, training.schedule, training.layout)
                 scores[f"part {part}"] = evaluate(task, alone, data)[0]
                 leave_confidence(task, alone, data, part_folder(parts, part))
             scores["merged"] = evaluate(task, merged.trainee, data)[0]
@@ -238,7 +238,7 @@ def _merged_module(parts: Path, task: Task, training: Training, out: Path) -> _M
     target = out / f"{MERGED}.pt2"
     torch_archive.save(source, target, force=True)
     module = split.merge()
-    trainee = make(task, module, [0], training.device, training.schedule)
+    trainee = make(task, module, [0], training.device, training.schedule, training.layout)
     split.merge_optimizers([o for _, o in _optimizers(parts, split.submodels, task)], into=trainee.optimizer)
 
     def write() -> Path:
@@ -254,7 +254,7 @@ def _merged_onnx(parts: Path, task: Task, training: Training, out: Path) -> _Mer
 
     target = out / f"{MERGED}.onnx"
     done = merge(parts, out=target, force=True)
-    trainee = make(task, open_network(target), [0], training.device, training.schedule)
+    trainee = make(task, open_network(target), [0], training.device, training.schedule, training.layout)
     modules = [open_network(file) for file in _files(parts)]
     merge_named_into(done.opened, done.leaves, _optimizers(parts, modules, task), trainee.optimizer, trainee.module)
 

@@ -13,13 +13,13 @@ from graphsplit.files import MANIFEST_NAME
 from graphsplit.training import method
 from graphsplit.training.engines import Job, in_processes, on_ray
 from graphsplit.training.files import open_network, save_as, target_of
-from graphsplit.training.folder import Training, train_parts
+from graphsplit.training.folder import Training, begin, train_parts
 from graphsplit.training.loop import Outcome, Report
 from graphsplit.training.loop import train as train_course
 from graphsplit.training.method import Result, Splitter
 from graphsplit.training.task import Task, TrainingError, load_task
 from graphsplit.training.together import Stack
-from graphsplit.training.trainee import make
+from graphsplit.training.trainee import Layout, make
 
 TaskLike = Task | str | os.PathLike[str]
 
@@ -41,6 +41,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     other_task: bool = False,
+    layout: Layout = "contiguous",
     out: str | os.PathLike[str] | None = None,
     report: Report | None = None,
 ) -> list[Outcome]:
@@ -50,7 +51,7 @@ def train(
     training goes on behind a merge; as many as `epochs` by default. stack: whether sub-models train as one computation, "on",
     "off", or "auto" where that is faster. engine: "local", or "ray" with an address behind a colon; jobs: how many
     sub-models at once, each in a process. every: seconds between checkpoints. resume: go on with an earlier training, of the
-    same task unless `other_task`; force: start anew. out: where a single network's weights go.
+    same task unless `other_task`; force: start anew. layout: of images in memory. out: where a single network's weights go.
 
     Raises TrainingError, and what reading a network raises.
     """
@@ -65,6 +66,7 @@ def train(
         resume=resume,
         force=force,
         other_task=other_task,
+        layout=layout,
     )
     path = Path(network)
     if not (path / MANIFEST_NAME).is_file():
@@ -95,6 +97,7 @@ def run(
     every: float = 60.0,
     resume: bool = False,
     other_task: bool = False,
+    layout: Layout = "contiguous",
     report: Report | None = None,
 ) -> Result:
     """The whole method in the folder `out`: split, train each sub-model for `pretrain` epochs, merge, train on to `epochs`.
@@ -105,7 +108,9 @@ def run(
     Raises TrainingError, and what splitting and merging raise.
     """
     found = _task(task, settings, epochs)
-    training = Training.of(found, epochs, seed=seed, device=device, every=every, resume=resume, other_task=other_task)
+    training = Training.of(
+        found, epochs, seed=seed, device=device, every=every, resume=resume, other_task=other_task, layout=layout
+    )
 
     def train_them(parts: Path, task: Task, first: Training) -> Sequence[Outcome]:
         return train_folder(parts, task, first, settings or {}, stack=stack, engine=engine, jobs=jobs, report=report)
@@ -126,12 +131,10 @@ def train_folder(
     report: Report | None = None,
 ) -> list[Outcome]:
     """Train sub-models with an engine. Raises TrainingError."""
-    from graphsplit.manifest import Manifest
-
     name, _, address = engine.partition(":")
     if name not in ("local", "ray"):
         raise TrainingError(f"--engine {engine}: there is no such engine", hint="choose local, ray or ray:ADDRESS")
-    if name == "local" and jobs == 1:
+    if (name == "local" and jobs == 1) or not training.epochs:
         return train_parts(folder, task, training, parts=parts, stack=stack, report=report)
     if stack == "on":
         raise TrainingError("--stack on: sub-models are stacked in one process", hint="leave out --engine and --jobs")
@@ -139,8 +142,9 @@ def train_folder(
         raise TrainingError(
             "other processes read the task from its file, and this one has none", hint="write it into one"
         )
-    chosen = range(Manifest.read(folder).parts) if parts is None else parts
-    found = [Job(str(folder), part, str(task.path), training, dict(settings)) for part in chosen]
+    found = [
+        Job(str(folder), part, str(task.path), training, dict(settings)) for part in begin(folder, training, parts)
+    ]
     if name == "ray":
         gpus = {"num_gpus": 1} if training.device.startswith("cuda") else {}
         return on_ray(found, address or None, report, **gpus)
@@ -167,7 +171,7 @@ def _train_network(
     if target.exists() and not (training.resume or training.force):
         raise TrainingError(f"{str(target)!r} exists already", hint="add --force to replace it, or choose another -o")
     torch.manual_seed(training.seed)  # a factory draws the first weights
-    trainee = make(task, open_network(path), [0], training.device, training.schedule)
+    trainee = make(task, open_network(path), [0], training.device, training.schedule, training.layout)
     course = training.course(target.with_name(f"{target.stem}-training"), target.name)
     (outcome,) = train_course(task, trainee, course, report)
     save_as(trainee.module, path, target)

@@ -1,13 +1,14 @@
 """A part's batches: in an order of its own, which depends on the seed, the part and the epoch, and on nothing else.
 
-Loaders and augmentations draw from the global generators of torch, numpy and Python. Each stream has its own states of
-these, put in place while it makes a batch: what the network draws (dropout) doesn't change its data, nor do other streams.
+Loaders and augmentations draw from the global generators of torch, numpy and Python, from those of accelerators, and from
+generators that were given to a loader or sampler. Each stream has its own states of these, put in place while it makes a batch:
+what the network draws (dropout) doesn't change its data, nor do other streams.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import torch
 
 from graphsplit.training.task import TrainingError, batches
 
-State = tuple[torch.Tensor, Any, Any]
+State = tuple[torch.Tensor, Any, Any, Sequence[torch.Tensor]]
+"""Of torch's, numpy's and Python's global generators, and of others of torch's."""
 
 
 class Stream:
@@ -31,7 +33,8 @@ class Stream:
             )
         self.data, self.seed, self.part, self.path = data, seed, part, path
         self.batches: Iterator[Any] = iter(())
-        self.state: State = _now()
+        self.others = [*_generators(data), *accelerators()]
+        self.state: State = _now(self.others)
 
     def __len__(self) -> int:
         """Batches an epoch. Raises TrainingError where the data doesn't say."""
@@ -48,9 +51,11 @@ class Stream:
     def begin(self, epoch: int, skip: int = 0) -> None:
         """Start an epoch, `skip` batches into it: what an interrupted run has seen is drawn again and dropped."""
         words = np.random.SeedSequence([self.seed, self.part, epoch]).generate_state(2)
-        self.state = _seeded([int(word) for word in words])
+        self.state = _seeded([int(word) for word in words], self.others)
         with self._own():
-            _reseed(self.data, int(words[0]), epoch)
+            for one in _holders(self.data):
+                if callable(count := getattr(one, "set_epoch", None)):
+                    count(epoch)
             self.batches = batches(self.data, "train_data", self.path)
         for _ in range(skip):
             self.next()
@@ -65,31 +70,44 @@ class Stream:
 
     @contextmanager
     def _own(self) -> Iterator[None]:
-        others = _now()
-        _set(self.state)
+        before = _now(self.others)
+        _set(self.state, self.others)
         try:
             yield
         finally:
-            self.state = _now()
-            _set(others)
+            self.state = _now(self.others)
+            _set(before, self.others)
 
 
-def _reseed(data: Any, seed: int, epoch: int) -> None:
-    """Loaders with generators of their own, and samplers that count epochs, as the stream wants them."""
-    batch_sampler = getattr(data, "batch_sampler", None)
-    for one in (data, getattr(data, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
-        if isinstance(generator := getattr(one, "generator", None), torch.Generator):
-            generator.manual_seed(seed)
-        if callable(count := getattr(one, "set_epoch", None)):
-            count(epoch)
+def _holders(data: Any) -> list[Any]:
+    """A loader and its samplers, and the samplers that these draw from."""
+    found, waiting = list[Any](), [data]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and not any(one is known for known in found):
+            found.append(one)
+            waiting += [getattr(one, name, None) for name in ("sampler", "batch_sampler")]
+    return found
+
+
+def _generators(data: Any) -> list[torch.Generator]:
+    """The generators that loaders and samplers hold, each once: streams may share them."""
+    held = [getattr(one, "generator", None) for one in _holders(data)]
+    return list({id(one): one for one in held if isinstance(one, torch.Generator)}.values())
+
+
+def accelerators() -> list[torch.Generator]:
+    """The generators of the accelerators in use."""
+    begun: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return list(torch.cuda.default_generators) if begun else []
 
 
 def seed_model(seed: int, parts: Iterable[int], epoch: int) -> None:
     """Seed what networks and losses draw as they train, on all devices."""
     words = [int(word) for word in np.random.SeedSequence([seed, 1 << 20, *parts, epoch]).generate_state(2)]
     torch.manual_seed(words[0])
-    _, numpy_state, python_state = _seeded(words)
-    _set((torch.get_rng_state(), numpy_state, python_state))
+    _, numpy_state, python_state, _ = _seeded(words)
+    _set((torch.get_rng_state(), numpy_state, python_state, ()))
 
 
 def drawn(make: Callable[[], Any], seed: int) -> Any:
@@ -101,24 +119,29 @@ def drawn(make: Callable[[], Any], seed: int) -> Any:
 @contextmanager
 def apart(seed: int) -> Iterator[None]:
     """Random numbers of its own, from the seed; everybody else's are as before behind it."""
-    others = _now()
-    _set(_seeded([int(word) for word in np.random.SeedSequence([seed, 1 << 21]).generate_state(2)]))
+    others = accelerators()
+    before = _now(others)
+    _set(_seeded([int(word) for word in np.random.SeedSequence([seed, 1 << 21]).generate_state(2)], others), others)
     try:
         yield
     finally:
-        _set(others)
+        _set(before, others)
 
 
-def _now() -> State:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - users' code draws from it
+def _now(others: Sequence[torch.Generator] = ()) -> State:
+    numpy_state = np.random.get_state()  # noqa: NPY002 - users' code draws from it
+    return torch.get_rng_state(), numpy_state, random.getstate(), [one.get_state() for one in others]
 
 
-def _set(state: State) -> None:
+def _set(state: State, others: Sequence[torch.Generator] = ()) -> None:
     torch.set_rng_state(state[0])
     np.random.set_state(state[1])  # noqa: NPY002 - users' code draws from it
     random.setstate(state[2])
+    for one, own in zip(others, state[3], strict=True):
+        one.set_state(own)
 
 
-def _seeded(words: list[int]) -> State:
+def _seeded(words: list[int], others: Sequence[torch.Generator] = ()) -> State:
     torch_state = torch.Generator().manual_seed(words[0]).get_state()
-    return torch_state, np.random.RandomState(words).get_state(), random.Random(words[0]).getstate()  # noqa: S311
+    own = [torch.Generator(one.device).manual_seed(words[0]).get_state() for one in others]
+    return torch_state, np.random.RandomState(words).get_state(), random.Random(words[0]).getstate(), own  # noqa: S311

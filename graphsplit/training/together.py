@@ -5,67 +5,81 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from graphsplit.errors import UnsupportedError
 from graphsplit.files import atomic_file
-from graphsplit.stacking import choose, stack, stack_optimizers, unstack, unstack_optimizer
+from graphsplit.stacking import choose, fastest, stack, stack_optimizers, unstack, unstack_optimizer
 from graphsplit.stacking.optimizers import refuse_unknown
 from graphsplit.training.checkpoint import Progress, save
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, identity, train
-from graphsplit.training.streams import Stream
+from graphsplit.training.streams import Stream, drawn
 from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.trainee import Trainee, batch_of, make, take_up
+from graphsplit.training.trainee import Layout, Trainee, batch_of, make, same_shapes, take_up
 
 Stack = Literal["auto", "on", "off"]
 WAY = "way.json"
 IN_TURN = "in turn"
 REPEATS = 3
+PROBED = 3
+"""How many batches of each part are looked at before they are stacked."""
 
 
 def way_of(
-    task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, stacked: Stack, place: Path
+    task: Task,
+    modules: Sequence[nn.Module],
+    parts: Sequence[int],
+    stacked: Stack,
+    place: Path,
+    device: str,
+    layout: Layout = "contiguous",
 ) -> str:
-    """How to train: in turn, or stacked with a memory layout. Measured once, on the task's own batch, and then kept.
+    """How to train: in turn, or stacked with a memory layout. Measured once, on the task's own batches, and then kept.
 
     Raises TrainingError where stacking is asked for and isn't possible.
     """
     if stacked == "off" or len(modules) < 2:
         return IN_TURN
     known = place / WAY
-    if known.exists():
-        way: str = json.loads(known.read_text(encoding="utf-8"))["way"]
-        return way
-    trainees = [make(task, module, [part], device, 1) for module, part in zip(modules, parts, strict=True)]
+    content: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    if not content or content.get("on") != [device, layout]:
+        found, refused = _measured(task, modules, parts, device, layout)
+        if len(found) < 2:
+            if stacked == "on":
+                raise TrainingError(f"--stack on: {refused}", hint="--stack auto trains in turn what can't be stacked")
+            return IN_TURN
+        content = {"way": fastest(found, stack=stacked == "on"), "seconds": found, "on": [device, layout]}
+        place.mkdir(parents=True, exist_ok=True)
+        with atomic_file(known, force=True) as staged:
+            staged.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    seconds: dict[str, float] = content["seconds"]
+    return fastest(seconds, stack=stacked == "on")
+
+
+def _measured(
+    task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, layout: Layout
+) -> tuple[dict[str, float], str]:
+    """The seconds of a step in each way that is possible, and why the others aren't."""
+    trainees = [make(task, module, [part], device, 1, layout) for module, part in zip(modules, parts, strict=True)]
     try:
         refuse_unknown(trainees[0].optimizer)
     except UnsupportedError as error:
-        if stacked == "on":
-            raise TrainingError(f"--stack on: {error.message}", hint=error.hint) from error
-        return IN_TURN
-    stream = Stream(task.train_data(), 0, parts[0], task.path)
-    stream.begin(0)
-    inputs, targets = batch_of(stream.next(), trainees[0].device)
+        return {}, error.message
+    streams = [Stream(drawn(task.train_data, 0), 0, part, task.path) for part in parts]
+    for stream in streams:
+        stream.begin(0)
+    for _ in range(min(PROBED, len(streams[0]))):
+        found = [batch_of(stream.next(), trainees[0].device) for stream in streams]
+        if not same_shapes([inputs for inputs, _ in found]):
+            return {}, "the parts' batches have different shapes"
+    inputs, targets = found[0]
     if isinstance(inputs, Mapping):
-        found, refused = {}, "inputs by name can't be stacked"
-    else:
-        chosen = choose(
-            modules, (tuple(inputs) if isinstance(inputs, list) else inputs, targets), task.loss, repeats=REPEATS
-        )
-        found, refused = dict(chosen.seconds), chosen.refused
-        way = chosen.way
-    if len(found) < 2:
-        if stacked == "on":
-            raise TrainingError(f"--stack on: {refused}", hint="--stack auto trains in turn what can't be stacked")
-        return IN_TURN
-    if stacked == "on":
-        way = min((name for name in found if name != IN_TURN), key=lambda name: found[name])
-    place.mkdir(parents=True, exist_ok=True)
-    with atomic_file(known, force=True) as staged:
-        staged.write_text(json.dumps({"way": way, "seconds": found}) + "\n", encoding="utf-8")
-    return way
+        return {}, "inputs by name can't be stacked"
+    batch = tuple(inputs) if isinstance(inputs, list) else inputs, targets
+    chosen = choose(modules, batch, task.loss, repeats=REPEATS)
+    return {str(way): passed for way, passed in chosen.seconds.items()}, chosen.refused
 
 
 def train_together(
@@ -75,13 +89,16 @@ def train_together(
     way: str,
     course: Course,
     device: str,
+    layout: Layout,
     report: Report | None,
 ) -> tuple[list[Outcome], list[Trainee]]:
     """Train sub-models stacked. Gives outcomes, and each one with its own optimizer and schedule as they are then.
 
     Raises TrainingError for a task whose optimizer can't be stacked.
     """
-    apart = [make(task, module, [part], device, course.epochs) for module, part in zip(modules, parts, strict=True)]
+    apart = [
+        make(task, module, [part], device, course.epochs, layout) for module, part in zip(modules, parts, strict=True)
+    ]
     together = stacked_of(task, apart, way, course.epochs)
     found = train(task, together, course, report)
     unstacked_into(together, apart)

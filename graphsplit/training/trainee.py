@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphsplit.stacking import unbound
 from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
+
+Layout = Literal["contiguous", "channels_last"]
+"""How images and the filters over them lie in memory: the same numbers up to rounding, and on some machines sooner."""
 
 
 @dataclass
@@ -38,16 +42,13 @@ class Trainee:
         """Each sub-model's outputs, given each one's inputs: a tensor, or tensors by position or by name."""
         if not self.stacked:
             return [call(self.module, inputs[0])]
-        shapes = [[x.shape for x in pytree.tree_leaves(given) if torch.is_tensor(x)] for given in inputs]
-        if any(each != shapes[0] for each in shapes):
+        if not same_shapes(inputs):
             raise TrainingError(
-                "the parts' batches have different shapes, and can't be stacked", hint="add --stack off"
+                "the parts' batches have different shapes, and can't be stacked",
+                hint="start anew with --stack off --force: sub-models then train one after another",
             )
         joined = pytree.tree_map(lambda *each: torch.stack(each) if torch.is_tensor(each[0]) else each[0], *inputs)
-        found = call(self.module, joined)
-        return [
-            pytree.tree_map(lambda x, at=at: x[at] if torch.is_tensor(x) else x, found) for at in range(len(inputs))
-        ]
+        return list(unbound(call(self.module, joined), len(inputs)))
 
     def backward(self, losses: Sequence[torch.Tensor]) -> None:
         """Gradients of each sub-model's own loss: none depends on another's parameters."""
@@ -55,11 +56,10 @@ class Trainee:
         total.backward()  # type: ignore[no-untyped-call]
 
 
-def parts_of_tree(tree: Any, count: int) -> Iterator[Any]:
-    """A tree of tensors with the parts' axis in front, for each part: unbound, for that has one gradient for all of them."""
-    leaves, spec = pytree.tree_flatten(tree)
-    each = [leaf.unbind() if torch.is_tensor(leaf) else (leaf,) * count for leaf in leaves]
-    return (pytree.tree_unflatten(part, spec) for part in zip(*each, strict=True))
+def same_shapes(trees: Sequence[Any]) -> bool:
+    """Whether the tensors of trees have the same shapes, one by one."""
+    shapes = [[x.shape for x in pytree.tree_leaves(tree) if torch.is_tensor(x)] for tree in trees]
+    return all(each == shapes[0] for each in shapes)
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
@@ -85,11 +85,20 @@ def samples(batch: tuple[Any, Any]) -> int:
     return next((len(x) for x in pytree.tree_leaves(batch) if torch.is_tensor(x) and x.dim()), 1)
 
 
-def make(task: Task, module: nn.Module, parts: Sequence[int], device: str | torch.device, epochs: int) -> Trainee:
-    """Put a module on its device and give it the task's optimizer and schedule. Raises TrainingError."""
+def make(
+    task: Task,
+    module: nn.Module,
+    parts: Sequence[int],
+    device: str | torch.device,
+    epochs: int,
+    layout: Layout = "contiguous",
+) -> Trainee:
+    """Put a module on its device, in a memory layout, and give it the task's optimizer and schedule. Raises TrainingError."""
     try:
         place = torch.device(device)
         module = module.to(place).train()
+        if layout == "channels_last":
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"--device {device}: {str(error).splitlines()[0]}") from error
     optimizer = task.optimizer(module)
