@@ -328,7 +328,9 @@ def test_what_can_t_be_stacked_is_refused_or_trains_in_turn(tmp_path: Path, task
     assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
 
 
-def test_batches_of_different_lengths_aren_t_stacked(tmp_path: Path, double_task: Task) -> None:
+def test_batches_of_different_lengths_aren_t_stacked(
+    tmp_path: Path, double_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def batches() -> list[Any]:
         sizes = iter(torch.randint(2, 9, (6,)).tolist())
         return [(torch.randn(n, 6).double(), torch.zeros(n, dtype=torch.long)) for n in sizes]
@@ -343,6 +345,12 @@ def test_batches_of_different_lengths_aren_t_stacked(tmp_path: Path, double_task
     task = replace(double_task, train_data=Ragged)
     with pytest.raises(TrainingError, match="different shapes"):
         train_parts(split_calm(tmp_path / "parts"), task, Training(1, 1), stack="on")
+    with monkeypatch.context() as context:
+        context.setattr(
+            "graphsplit.training.together.choose", lambda *_, **__: pytest.fail("there is nothing to choose")
+        )
+        found = train_parts(split_calm(tmp_path / "auto"), task, Training(1, 1), stack="auto")
+    assert [one.together for one in found] == [1, 1]
     assert len(train_parts(split_calm(tmp_path / "apart"), task, Training(1, 1), parts=[0, 0])) == 1
 
 
@@ -639,25 +647,37 @@ def test_tied_tensors_are_kept_once() -> None:
     assert list(tensors_of(nn.ModuleList([one, other]))) == ["0.weight", "0.bias", "1.bias"]
 
 
-def test_a_forced_training_that_is_killed_doesn_t_bring_back_the_one_before(tmp_path: Path, double_task: Task) -> None:
+def _killed(*_: object) -> None:
+    raise _KilledError
+
+
+@pytest.mark.parametrize("stack", ["on", "off"])
+def test_a_forced_training_that_is_killed_doesn_t_bring_back_the_one_before(
+    tmp_path: Path, double_task: Task, stack: Any
+) -> None:
+    """Not even where the checkpoint before it can't be read."""
     folder = split_calm(tmp_path / "parts")
-    train_parts(folder, double_task, Training(1, 2), stack="on")
-
-    def killed(*_: object) -> None:
-        raise _KilledError
-
+    train_parts(folder, double_task, Training(1, 2), stack=stack)
+    for path in (folder / "training").rglob(CHECKPOINT):
+        path.write_bytes(b"cut")
     with pytest.raises(_KilledError):
-        train_parts(folder, double_task, Training(1, 2, force=True), stack="on", report=killed)
+        train_parts(folder, double_task, Training(1, 2, force=True), stack=stack, report=_killed)
     assert not list((folder / "training").rglob(CHECKPOINT))
 
 
-def test_stack_on_isn_t_what_auto_chose(tmp_path: Path, double_task: Task) -> None:
+def test_stack_on_isn_t_what_auto_chose_and_stays(
+    tmp_path: Path, double_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = split_calm(tmp_path / "parts")
     place = folder / "training" / "stacked"
     place.mkdir(parents=True)
     seconds = {"in turn": 1.0, "contiguous": 3.0, "channels_last": 2.0}
     (place / "way.json").write_text(json.dumps({"way": "in turn", "seconds": seconds, "on": ["cpu", "contiguous"]}))
-    assert [one.together for one in train_parts(folder, double_task, Training(1, 1), stack="on")] == [2, 2]
+    assert [one.together for one in train_parts(folder, double_task, Training(1, 2), stack="on")] == [2, 2]
+    monkeypatch.setattr("graphsplit.training.together.choose", lambda *_, **__: pytest.fail("it might be in turn now"))
+    later = Training(2, 2, resume=True, layout="channels_last")
+    assert [one.together for one in train_parts(folder, double_task, later, stack="auto")] == [2, 2]
+    assert json.loads((place / "way.json").read_text())["way"] == "channels_last"
 
 
 def test_optimizers_with_hooks_train_in_turn(tmp_path: Path, double_task: Task) -> None:
@@ -698,3 +718,109 @@ def test_channels_last_gives_the_same_up_to_rounding(tmp_path: Path, double_task
         found.append((trainee.module[0].weight.is_contiguous(), trainee.module(torch.ones(1, 3, 5, 5).double())))  # type: ignore[index]
     assert [flat for flat, _ in found] == [True, False]
     assert torch.allclose(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_gradients_of_grouped_convolutions_count_as_they_are(groups: int) -> None:
+    from graphsplit.training.flops import flop_counter
+
+    layer, x = nn.Conv2d(8, 16, 3, groups=groups), torch.randn(2, 8, 6, 6, requires_grad=True)
+    with flop_counter() as counted:
+        layer(x).sum().backward()
+    assert counted.get_total_flops() == 3 * 2 * (2 * 16 * 4 * 4) * (8 // groups * 9)
+
+
+def test_weights_that_aren_t_finite_are_never_kept(tmp_path: Path, double_task: Task) -> None:
+    def spoilt(outputs: Any, targets: Any) -> Any:
+        return double_task.loss(outputs, targets) + (outputs * float("inf")).clamp(max=0).sum() * 0
+
+    task = replace(double_task, loss=spoilt)
+    with pytest.raises(TrainingError, match="weights in epoch 1 that aren't finite"):
+        train(task, make(task, calm_net(), [0], "cpu", 1), Course(1, 1, folder=tmp_path / "run", every=0.0))
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+
+
+class _Moving(nn.Module):
+    """A buffer that no state dict has, and that training moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 5).double()
+        self.register_buffer("seen", torch.zeros(1).double(), persistent=False)
+        self.register_buffer("wide", torch.zeros(1).double().expand(4), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if self.training:
+            self.seen += 1
+        return self.layer(x) * (1 + self.seen) + self.wide[0]
+
+
+def test_a_checkpoint_has_what_no_state_dict_has(tmp_path: Path, double_task: Task) -> None:
+    """Buffers that aren't persistent; and an epoch's loss so far, with the precision that it has."""
+    course = Course(1, 1, folder=tmp_path / "run", every=0.0)
+    task = replace(double_task, validation_data=None)
+    torch.manual_seed(0)
+    start = _Moving().state_dict()
+    found = []
+    for name, stop in (("whole", 0), ("cut", 2)):
+        first, later = _Moving(), _Moving()
+        first.load_state_dict(start)
+        here = replace(course, folder=tmp_path / name)
+
+        def report(_: str, done: int, __: int, stop: int = stop) -> None:
+            if done == stop + 1 and stop:
+                raise _KilledError
+
+        if stop:
+            with pytest.raises(_KilledError):
+                train(task, make(task, first, [0], "cpu", 1), here, report)
+        trainee = make(task, later if stop else first, [0], "cpu", 1)
+        (outcome,) = train(task, trainee, replace(here, resume=True))
+        found.append((float(trainee.module.seen), outcome.history[0]["loss"]))  # type: ignore[arg-type]
+    assert found[0] == found[1]
+    assert found[0][0] > 3
+
+
+def test_streams_that_share_a_generator_have_orders_of_their_own() -> None:
+    """Given to a sampler inside a sampler: drawn in turns, and taken up in the middle, each is what it is alone."""
+    generator = torch.Generator()
+    data = torch.utils.data.TensorDataset(torch.arange(24))
+
+    def loader() -> Any:
+        order = torch.utils.data.RandomSampler(data, generator=generator)
+        return torch.utils.data.DataLoader(
+            data, sampler=torch.utils.data.BatchSampler(order, 4, drop_last=False), batch_size=None
+        )
+
+    def batches(streams: list[Stream], count: int) -> list[list[list[int]]]:
+        return [[stream.next()[0].tolist() for stream in streams] for _ in range(count)]
+
+    alone = []
+    for part in (0, 1):
+        stream = Stream(loader(), 3, part)
+        stream.begin(1)
+        alone.append([each[0] for each in batches([stream], 6)])
+    both = [Stream(loader(), 3, part) for part in (0, 1)]
+    for stream in both:
+        stream.begin(1)
+    assert batches(both, 6) == [list(pair) for pair in zip(*alone, strict=True)]
+    later = [Stream(loader(), 3, part) for part in (0, 1)]
+    for stream in later:
+        stream.begin(1, skip=2)
+    assert batches(later, 4) == [list(pair) for pair in zip(*alone, strict=True)][2:]
+    assert alone[0] != alone[1]
+
+
+@pytest.mark.parametrize("name", ["submodel_0.safetensors", "training", "training/part_0", "training/stacked"])
+def test_nothing_is_written_through_a_link_that_leads_out(tmp_path: Path, double_task: Task, name: str) -> None:
+    folder, outside = split_calm(tmp_path / "parts"), tmp_path / "outside"
+    if name.startswith("training"):
+        outside.mkdir()
+        (folder / name).parent.mkdir(exist_ok=True)
+    else:
+        (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    before = outside.read_bytes() if outside.is_file() else None
+    with pytest.raises(graphsplit.GraphsplitError, match="leaves its folder"):
+        train_parts(folder, double_task, Training(1, 1))
+    assert (outside.read_bytes() == before) if before else not list(outside.iterdir())

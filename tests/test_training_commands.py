@@ -364,6 +364,12 @@ def test_a_changed_task_is_noticed_by_processes_too(run: Run, small: Path, jobs:
     assert run(*few, "--epochs", 2, "--resume", "--set", "RATE=0.01", "--other-task").exit_code == 0
 
 
+def test_a_merge_before_any_training_needs_no_processes(run: Run) -> None:
+    few = ("--task", GLYPHS, "--set", "IMAGES=100", "--pretrain", 0, "--epochs", 1, "-k", 2, "-o", "out")
+    done = run("run", ROOT / "models" / "lenet.onnx", *few, "--jobs", 2)
+    assert done.exit_code == 0, done.stderr
+
+
 def test_a_run_notices_a_changed_task(run: Run) -> None:
     few = ("--task", GLYPHS, "--pretrain", 1, "--epochs", 2, "-o", "out", "-k", 2, "--stack", "off")
     model = ROOT / "models" / "lenet.onnx"

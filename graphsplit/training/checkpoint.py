@@ -97,7 +97,9 @@ def restore(content: Mapping[str, Any], trainee: Trainee, path: Path) -> Progres
     try:
         trainee.module.load_state_dict(content["model"])
         for name, value in content.get("buffers", {}).items():
-            trainee.module.get_buffer(name).copy_(value)
+            held = trainee.module.get_buffer(name)
+            if not torch.equal(held.cpu(), value):  # what is expanded can't be written to, and no training moves it
+                held.copy_(value)
         trainee.optimizer.load_state_dict(content["optimizer"])
         if trainee.schedule is not None and content["schedule"] is not None:
             trainee.schedule.load_state_dict(content["schedule"])

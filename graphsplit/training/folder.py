@@ -107,13 +107,15 @@ def begin(folder: Path, training: Training, parts: Sequence[int] | None) -> dict
             raise TrainingError(f"--part {part}: the split has parts 0 to {manifest.parts - 1}")
     files = {part: inside(folder, manifest.submodels[part].file) for part in chosen}
     for part, file in files.items():  # what a training writes
-        inside(folder, str(file.with_suffix(WEIGHTS).relative_to(folder)))
+        inside(folder, file.with_suffix(WEIGHTS).relative_to(folder).as_posix())
         inside(folder, f"{FOLDER}/{part_folder(folder, part).name}")
     inside(folder, f"{FOLDER}/{STACKED}")
     if training.force and not training.resume:
         place = folder / FOLDER / STACKED
-        _leave_stack(place, folder, chosen, training)
-        (place / WAY).unlink(missing_ok=True)
+        if len(chosen) < manifest.parts:
+            _leave_stack(place, folder, chosen, training)
+        for name in (CHECKPOINT, WAY):
+            (place / name).unlink(missing_ok=True)
         for part in chosen:
             for name in (CHECKPOINT, METRICS):
                 (part_folder(folder, part) / name).unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def _open(run: _Run) -> None:
         content = checkpoint.read(path)
         checkpoint.refuse_another(content, run.identity, path, other_task=run.course.other_task)
         run.progress = checkpoint.restore(content, run.trainee, path)
-        run.sums = [total.to(run.trainee.device) for total in run.progress.losses] or run.sums
+        run.sums = [torch.as_tensor(total, device=run.trainee.device) for total in run.progress.losses] or run.sums
     if run.course.force and not run.course.resume:
         path.unlink(missing_ok=True)  # or a kill would bring it back
     run.course.folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +294,7 @@ def _save(run: _Run) -> None:
 def _diverged(run: _Run, what: str) -> TrainingError:
     kept = run.course.folder is not None and (run.course.folder / CHECKPOINT).exists()
     return TrainingError(
-        f"{run.course.title}: the {what}",
+        f"the {what}",
         hint="a smaller learning rate, as a rule" + "; the checkpoint before it is kept" * kept,
     )
 

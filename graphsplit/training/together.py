@@ -44,18 +44,22 @@ def way_of(
         return IN_TURN
     known = place / WAY
     content: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
-    if not content or content.get("on") != [device, layout]:
-        found, refused = _measured(task, modules, parts, device, layout)
-        if len(found) < 2:
+    way: str = content.get("way", IN_TURN)
+    begun = (place / CHECKPOINT).exists()
+    if begun and way != IN_TURN:  # to the same result
+        return way
+    seconds: dict[str, float] = content.get("seconds", {})
+    if content.get("on") != [device, layout]:
+        seconds, refused = _measured(task, modules, parts, device, layout)
+        if len(seconds) < 2:
             if stacked == "on":
                 raise TrainingError(f"--stack on: {refused}", hint="--stack auto trains in turn what can't be stacked")
             return IN_TURN
-        content = {"way": fastest(found, stack=stacked == "on"), "seconds": found, "on": [device, layout]}
-        place.mkdir(parents=True, exist_ok=True)
-        with atomic_file(known, force=True) as staged:
-            staged.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    seconds: dict[str, float] = content["seconds"]
-    return fastest(seconds, stack=stacked == "on")
+    way = fastest(seconds, stack=begun or stacked == "on")
+    place.mkdir(parents=True, exist_ok=True)
+    with atomic_file(known, force=True) as staged:
+        staged.write_text(json.dumps({"way": way, "seconds": seconds, "on": [device, layout]}) + "\n", encoding="utf-8")
+    return way
 
 
 def _measured(

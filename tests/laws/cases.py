@@ -96,7 +96,7 @@ def in_turn(index: int) -> Split:
 def splits(choose: Callable[[int, Split], bool] = lambda index, k: True) -> list[Any]:
     """Networks and splits that aren't listed as refused, as parameters: all for 2, 3 and 4, every third for uneven shares.
 
-    What isn't a network's turn is slow: hundreds of cases that have yet to find what the others don't.
+    What isn't a network's turn is slow, to keep a run short.
     """
     return [
         pytest.param(name, k, marks=() if k in (2, in_turn(index)) else pytest.mark.slow)

@@ -15,6 +15,9 @@ from tools.experiments.runner import PeakMemory, Runner
 from tools.experiments.trials import Setting, Trial, Way, read, write
 from tools.experiments.wider import widened
 
+VERSION = 2
+"""Of what a trial measures. 2: attention and the gradients of grouped convolutions are counted as they are."""
+
 
 def run(setting: Setting, way: Way, seed: int, shared: dict[Any, Any] | None = None) -> Trial:
     """One trial. Those of a seed that train the same sub-models before different merges do so once if they have `shared`."""
@@ -38,7 +41,7 @@ def run_all(
     for seed in seeds:
         shared: dict[Any, Any] = {}
         for way in ways:
-            about = f"{setting.about} {way} {setting.curve}"
+            about = f"{setting.about} {way} {setting.curve} v{VERSION}"
             if (way.title, seed) in known and known[way.title, seed].about == about:
                 continue
             trial = run(setting, way, seed, shared)
