@@ -1,8 +1,9 @@
 r"""CIFAR-10 as the paper trains on it, after cuda-convnet's `layers-cifar10-11pct`: 520 epochs on random crops of 24x24.
 
 DATA_ROOT holds `cifar-10-batches-py/`, as torchvision keeps it. The epochs' schedule (350 on files 1 to 4, 150 on 1 to 5, 10 at
-a tenth of the rate, 10 at a hundredth) is stretched over the epochs that there are. The weights' update is torch's:
-it scales the momentum by the new rate where cuda-convnet keeps the old one, for the few steps behind a drop.
+a tenth of the rate, 10 at a hundredth) is stretched over the epochs that there are, and each fall has an epoch at least.
+The weights' update is torch's: it scales the momentum by the new rate where cuda-convnet keeps the old one, for the few steps
+behind a drop.
 
 graphsplit run models.cuda_convnet:CudaConvnet --input 1x3x24x24 --task models/cifar10_task.py --set DATA_ROOT=data \
     -k 2 --pretrain 300 -o cifar
@@ -32,7 +33,7 @@ IMAGES = 10_000  # of each file that is trained on
 TESTED = 10_000  # test images
 LEARNING_RATE, MOMENTUM = 0.001, 0.9
 DECAYS = {"local3": 0.004, "local4": 0.004, "fc": 0.01}
-FIRST, SECOND, THIRD = 350 / 520, 500 / 520, 510 / 520
+FIRST, FALL = 350 / 520, 10 / 520
 
 
 class _Plain(pickle.Unpickler):
@@ -164,7 +165,8 @@ def optimizer(model: nn.Module) -> Optimizer:
 
 
 def schedule(optimizer: Optimizer, epochs: int) -> LRScheduler:
-    """A tenth of the rate near the end, then a hundredth."""
+    """A tenth of the rate near the end, then a hundredth; less than four epochs have no room for that."""
+    short = max(1, round(FALL * epochs)) if epochs >= 4 else 0
     return LambdaLR(
-        optimizer, lambda epoch: 1.0 if epoch < SECOND * epochs else 0.1 if epoch < THIRD * epochs else 0.01
+        optimizer, lambda epoch: 1.0 if epoch < epochs - 2 * short else 0.1 if epoch < epochs - short else 0.01
     )

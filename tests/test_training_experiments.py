@@ -16,9 +16,10 @@ from graphsplit.training.trainee import Trainee
 from tests.test_training import PLAIN, calm_net, in_double, net
 from tools.experiments import methods
 from tools.experiments.methods import draw_afresh, run, run_all
-from tools.experiments.pages import Page, mean_and_deviation
+from tools.experiments.pages import Page, mean_and_deviation, ran_on, trained
+from tools.experiments.rounds import resumed
 from tools.experiments.runner import PeakMemory, Runner
-from tools.experiments.trials import Setting, Way, read
+from tools.experiments.trials import Setting, Trial, Way, read
 from tools.experiments.wider import widened
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
@@ -94,7 +95,8 @@ def test_stacked_trials_are_those_in_turn(calm: Setting, way: Way, monkeypatch: 
     in_turn = run(calm, way, seed=1)
     monkeypatch.setattr(Runner, "_fastest", lambda self, trainees: "contiguous")
     stacked = run(replace(calm, stack="auto"), way, seed=1)
-    assert (in_turn.way_of_training, stacked.way_of_training) == ("in turn", "contiguous")
+    assert (set(in_turn.stages), set(stacked.stages)) == ({"in turn"}, {"contiguous"})
+    assert len(stacked.stages) == {"tree": 2, "rounds": 2}.get(way.kind, 1)
     assert [p["loss"] for p in stacked.curve] == pytest.approx([p["loss"] for p in in_turn.curve], rel=1e-9)
     assert stacked.merged["loss"] == pytest.approx(in_turn.merged["loss"], rel=1e-9)
     assert [p["loss"] for p in stacked.parts] == pytest.approx([p["loss"] for p in in_turn.parts], rel=1e-9)
@@ -128,7 +130,7 @@ def scores(found: Any) -> Any:
 
 
 def test_a_plateau_ends_the_training_of_the_parts(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merged as soon as the validation loss hasn't fallen for `patience` epochs, or at the latest epoch."""
+    """Merged once the validation loss hasn't fallen for `patience` epochs, looked at every so many, or at the latest epoch."""
     told = iter(repeated([3.0, 2.0, 2.5, 2.1, 9.9]))
     monkeypatch.setattr("tools.experiments.methods.evaluate", lambda *_: [{"loss": next(told)}])
     way = Way(2, 5, 6, kind="plateau", patience=2)
@@ -137,6 +139,96 @@ def test_a_plateau_ends_the_training_of_the_parts(setting: Setting, monkeypatch:
     assert [point["epoch"] for point in trial.curve] == [1, 2, 3, 4, 5, 6]
     told = iter(repeated([3.0, 2.0, 1.5]))
     assert run(setting, replace(way, merge_at=3), seed=0).merged["epoch"] == 3
+    told = iter(repeated([3.0, 2.5, 2.0, 2.1, 2.2, 2.3]))
+    assert (
+        run(setting, replace(way, epochs=8, merge_at=7), seed=0).merged["epoch"] == 6
+    )  # it is seen at 5, and looked at then
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_new_round_takes_up_the_weights_and_momentum_of_the_last(momentum: float) -> None:
+    """Merged again untrained, sub-models are the network that was split, where nothing is cut."""
+    torch.manual_seed(0)
+    model, x = calm_net(), torch.randn(4, 6).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    for _ in range(2):
+        model(x).square().sum().backward()
+        optimizer.step()
+    base = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def cut(module: torch.nn.Module) -> Any:
+        return graphsplit.split(module, (x,), k=2, strategy="random", seed=3)
+
+    split = cut(model)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1, momentum=momentum) for one in split.submodels]
+    as_it_is = {name: value.clone() for name, value in split.merge_state_dict(base=base).items()}
+    resumed(split, optimizers, optimizer, cut)
+    again = split.merge_state_dict(base=base)
+    assert any(not torch.equal(as_it_is[name], value) for name, value in base.items())  # halved outputs, without it
+    assert all(torch.allclose(again[name], value, rtol=1e-12) for name, value in base.items())
+    if not momentum:
+        assert not any(one.state for one in optimizers)
+        return
+    into = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    split.merge_optimizers(optimizers, into=into)
+    names = [name for name, _ in model.named_parameters()]
+    for name, parameter in zip(names, model.parameters(), strict=True):
+        merged, known = into.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"]
+        kept = merged != 0
+        assert kept.float().mean() >= 0.45
+        assert torch.allclose(merged[kept], known[kept], rtol=1e-12), name
+    assert all(torch.equal(value, base[name]) for name, value in model.state_dict().items())  # nothing else has moved
+
+
+def made(way: str, costs: Sequence[float], scores: Sequence[float], **more: Any) -> Trial:
+    """A trial whose multiply-adds are ten times its seconds."""
+    curve = [
+        {"epoch": n + 1, "seconds": cost, "evaluation": 0.0, "multiply_adds": 10 * cost, "error": score, "loss": score}
+        for n, (cost, score) in enumerate(zip(costs, scores, strict=True))
+    ]
+    on = {"device": "x", "layout": "contiguous", "clock": "the process's own", "torch": "2"}
+    values = {"seconds": costs[-1], "multiply_adds": int(10 * costs[-1]), "final": curve[-1], "curve": curve, "on": on}
+    return Trial(way, 0, **(values | {"parameters": [1]} | more))
+
+
+def test_ways_are_compared_with_the_baseline_that_cost_as_much() -> None:
+    """Between lengths that were trained it is interpolated; a schedule's baselines are trials, others points of a curve."""
+    steady = made("baseline", [1.0, 2.0, 4.0], [0.9, 0.5, 0.3], baseline=True, steady=True)
+    cheap = made("cheap", [1.0, 3.0], [0.7, 0.25], steady=True, multiply_adds=20)
+    page = Page("Title", "command", [steady, cheap])
+    page.stopped_early("error", "error")
+    assert "| cheap | 0.50 | -0.250 | 0.75 | -0.150 |" in page.text()
+    scheduled = [
+        made("baseline", [1.0, 4.0], [0.9, 0.3], baseline=True),
+        made("short", [1.0, 2.0], [0.8, 0.6], baseline=True),
+        made("dear", [1.0, 5.0], [0.7, 0.5]),
+        made("cheap", [0.5, 1.0], [0.7, 0.65]),
+    ]
+    page = Page("Title", "command", scheduled)
+    page.stopped_early("error", "error")
+    assert "| dear | 1.25 | +0.200 | 1.25 | +0.200 |" in page.text()
+    assert "| cheap | 0.25 | +0.050 | 0.25 | +0.050 |" in page.text()
+    assert "| short |" not in page.text()
+
+
+def test_a_page_says_what_each_trial_ran_on_and_how() -> None:
+    one = made("a", [1.0], [0.5], stages=["in turn"])
+    other = replace(one, on={**one.on, "device": "y"}, seed=1, stages=["contiguous", "in turn"])
+    assert "On x, images contiguous, seconds the process's own; torch 2." in Page("Title", "command", [one]).text()
+    assert "x, images contiguous, seconds the process's own; torch 2 (1 of 2 trials); and on y, " in ran_on(
+        [one, other]
+    )
+    assert trained([one, one]) == "in turn"
+    assert trained([one, other]) == "in turn (1); contiguous, in turn (1)"
+
+
+def test_trials_of_another_layout_are_run_again(setting: Setting, tmp_path: Path) -> None:
+    ways, said = [Way(1, 0, 1)], list[str]()
+    run_all(setting, ways, [0], tmp_path / "t.json", said.append)
+    (found,) = run_all(replace(setting, layout="channels_last"), ways, [0], tmp_path / "t.json", said.append)
+    assert len(said) == 2
+    assert found.on["layout"] == "channels_last"
+    assert found.baseline
 
 
 def test_duplicated_has_all_weights_and_the_layers_of_a_merged_network(setting: Setting) -> None:

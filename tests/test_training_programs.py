@@ -141,6 +141,23 @@ def test_fewer_images_to_train_on_are_tested_on_as_many(data: Path) -> None:
     assert [len(classes) for _, classes in few.test_data()] == [7]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "falls"), [(520, (500, 510)), (13, (11, 12)), (4, (2, 3)), (2, (2, 2))], ids=lambda value: str(value)
+)
+def test_the_rate_falls_twice_however_few_epochs_there_are(epochs: int, falls: tuple[int, int]) -> None:
+    task = load_task(cifar10.TASK, {"EPOCHS": str(epochs)})
+    assert task.schedule is not None
+    optimizer = task.optimizer(CudaConvnet((8, 8, 8, 8)))
+    schedule = task.schedule(optimizer, epochs)
+    rates = []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    expected = [0.001 * (1 if at < falls[0] else 0.1 if at < falls[1] else 0.01) for at in range(epochs)]
+    assert rates == pytest.approx(expected)
+
+
 def test_steps_are_measured_against_the_full_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tools.benchmark_stacking.BATCH", 10)
     monkeypatch.setattr("tools.benchmark_stacking.IMAGES", 20)

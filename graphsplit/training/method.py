@@ -175,9 +175,13 @@ def _pretrained(
         found = train_them(parts, task, replace(training, epochs=until))
         each = zip(*(one.history[:until] for one in found), strict=True)
         losses = [sum(line["validation"]["loss"] for line in lines) / len(lines) for lines in each]
-        best = min(range(len(losses)), key=losses.__getitem__) + 1
-        if until == training.epochs or until - best >= patience:
+        if until == training.epochs or levelled(losses, patience):
             return found
+
+
+def levelled(losses: Sequence[float], patience: int) -> bool:
+    """Whether a loss, by epoch, hasn't fallen below its least for `patience` epochs."""
+    return bool(losses) and len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__) >= patience
 
 
 def _in_turn(report: Report | None) -> Trainer:

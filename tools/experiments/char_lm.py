@@ -46,6 +46,7 @@ def page(trials: Sequence[Trial], epochs: int, command: str, out: Path) -> str:
         "nats a character, on the last tenth of the text."
     )
     made.ends("loss", "test loss")
+    made.stopped_early("loss", "test loss")
     made.reached("loss", "test loss")
     made.picture(curves(made, out.with_name(f"{out.name}-curves.svg"), ("loss",), "multiply_adds", "seconds"), "loss")
     return made.text()

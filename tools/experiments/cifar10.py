@@ -52,6 +52,7 @@ def page(trials: Sequence[Trial], epochs: int, images: int, command: str, out: P
         "another, so seconds are those of both; side by side they would take the next column's."
     )
     made.ends("error", "test error %", 100, parallel=True)
+    made.stopped_early("error", "points of test error", 100)
     made.reached("error", "test error")
     made.picture(
         curves(made, out.with_name(f"{out.name}-curves.svg"), ("loss", "error"), "multiply_adds"), "loss and error"

@@ -6,17 +6,26 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
+from graphsplit.training.trainee import Layout
 from tools.experiments.methods import run_all
 from tools.experiments.trials import Setting, Trial, Way
 
 
 def parser(
-    text: str | None, name: str, *, pretrain: int, epochs: int, seeds: int = 5, rescale: bool = True
+    text: str | None,
+    name: str,
+    *,
+    pretrain: int,
+    epochs: int,
+    seeds: int = 5,
+    rescale: bool = True,
+    layout: Layout = "contiguous",
 ) -> argparse.ArgumentParser:
-    """The arguments of an experiment; `text` is its program's docstring."""
+    """The arguments of an experiment; `text` is its program's docstring, `layout` that in which its network trains fastest."""
     made = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
     made.add_argument("--data-root", required=True, metavar="FOLDER", help="the folder that holds the data set")
     made.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"how many seeds ({seeds})")
@@ -32,6 +41,12 @@ def parser(
     )
     if rescale:
         made.add_argument("--rescale", action="store_true", help="merge from rescaled initial weights, too")
+    made.add_argument(
+        "--layout",
+        choices=get_args(Layout),
+        default=layout,
+        help=f"of images in memory, where they aren't stacked ({layout})",
+    )
     made.add_argument("--curve", type=int, metavar="N", help="batches of test data that curves are measured on (all)")
     place = Path("docs/results") / name
     made.add_argument("-o", "--out", type=Path, default=place, metavar="OUT", help="OUT.md, OUT.json and pictures")
@@ -54,7 +69,7 @@ def parsed(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpars
 def shown(name: str, arguments: argparse.Namespace, settings: Sequence[str]) -> str:
     """The command for the page, without what says where data and results are."""
     words = [f"python tools/experiments/{name}.py --data-root FOLDER --seeds {arguments.seeds}"]
-    settings = (*settings, *(("curve",) if arguments.curve else ()), "threads", "stack")
+    settings = (*settings, *(("curve",) if arguments.curve else ()), "device", "threads", "stack", "layout")
     for setting in settings:
         value = getattr(arguments, setting)
         words += [
@@ -75,6 +90,7 @@ def carried_out(
 ) -> int:
     """Run the trials that are missing, and write the page that `page` makes of all of them and of the command."""
     setting = replace(setting, device=arguments.device, stack=arguments.stack, curve=arguments.curve)
+    setting = replace(setting, layout=arguments.layout)
     trials = run_all(setting, ways, range(arguments.seeds), arguments.out.with_suffix(".json"))
     text = page(trials, shown(name, arguments, settings))
     arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")

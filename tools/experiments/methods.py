@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from graphsplit.training.method import levelled
 from graphsplit.training.trainee import Trainee, evaluate
+from tools.experiments.rounds import resumed
 from tools.experiments.runner import PeakMemory, Runner
 from tools.experiments.trials import Setting, Trial, Way, read, write
 from tools.experiments.wider import widened
 
-VERSION = 2
-"""Of what a trial measures. 2: attention and the gradients of grouped convolutions are counted as they are."""
+VERSION = 3
+"""Of what a trial measures. 2: attention and the gradients of grouped convolutions are counted as they are. 3: rounds go on with
+momentum and whole outputs; plateaus as `graphsplit run` sees them; how images lie in memory is chosen."""
 
 
 def run(setting: Setting, way: Way, seed: int, shared: dict[Any, Any] | None = None) -> Trial:
     """One trial. Those of a seed that train the same sub-models before different merges do so once if they have `shared`."""
     runner, memory = Runner(setting, way, seed, shared), PeakMemory(setting.device)
     if way.k == 1:
-        runner.trial.parameters = [_size(runner.model)]
+        runner.trial.parameters, runner.trial.baseline = [_size(runner.model)], True
         whole = runner.trainee(runner.model)
         runner.epochs([whole], 0, way.epochs)
         trial = runner.ended(whole)
@@ -41,7 +45,11 @@ def run_all(
     for seed in seeds:
         shared: dict[Any, Any] = {}
         for way in ways:
-            about = f"{setting.about} {way} {setting.curve} v{VERSION}"
+            threads = torch.get_num_threads()
+            about = (
+                f"{setting.about} {way} {setting.curve} {setting.layout} stack {setting.stack} {setting.device} "
+                f"{threads} v{VERSION}"
+            )
             if (way.title, seed) in known and known[way.title, seed].about == about:
                 continue
             trial = run(setting, way, seed, shared)
@@ -126,21 +134,17 @@ def _on_a_plateau(runner: Runner) -> Trial:
     runner.trial.parameters = [_size(part) for part in (runner.model, *split.submodels)]
     trainees = [runner.trainee(part, number) for number, part in enumerate(split.submodels)]
     with runner.together(trainees) as each:
-        while len(losses) < way.merge_at and len(losses) - _best(losses) < way.patience:
-            runner.epochs(each, len(losses), len(losses) + 1)
-            begin = runner.now()
-            scores = [score for one in each for score in evaluate(probe.task, one, probe.held_out)]
-            runner.trial.evaluation += runner.now() - begin
-            losses.append(sum(score["loss"] for score in scores) / len(scores))
+        while len(losses) < way.merge_at and not levelled(losses, way.patience):
+            for epoch in range(len(losses), min(len(losses) + way.patience, way.merge_at)):
+                runner.epochs(each, epoch, epoch + 1)
+                begin = runner.now()
+                scores = [score for one in each for score in evaluate(probe.task, one, probe.held_out)]
+                runner.trial.evaluation += runner.now() - begin
+                losses.append(sum(score["loss"] for score in scores) / len(scores))
     runner.watched(trainees)
     with runner.clock():
         whole = merged(runner, split, trainees)
     return runner.finish(whole, len(losses))
-
-
-def _best(losses: Sequence[float]) -> int:
-    """The number of the epoch with the smallest loss; 0 before the first."""
-    return min(range(len(losses)), key=losses.__getitem__) + 1 if losses else 0
 
 
 # -- merged in steps ------------------------------------------------------------------------------------------------
@@ -176,17 +180,22 @@ def _into(runner: Runner, split: Any, trainees: Sequence[Trainee], number: int =
 
 
 def _in_rounds(runner: Runner) -> Trial:
-    """Merge, draw a new random partition, split again: cut weights keep their values, and have their turn in another round."""
+    """Merge, draw a new random partition, split again: cut weights keep their values, and have their turn in another round.
+
+    A new round's sub-models go on with the merged network's momentum, and with outputs as large as its own.
+    """
     way = runner.way
     ends = [round(way.merge_at * (number + 1) / way.rounds) for number in range(way.rounds)]
-    part: Trainee | None = None
+    part = whole = None
     first = 0
     for number, end in enumerate(ends):
         base = {name: value.clone() for name, value in runner.model.state_dict().items()}
         with runner.clock():
-            split = runner.split(runner.model, way.k, strategy="random", seed=1000 * runner.seed + number)
+            cut = partial(runner.split, k=way.k, strategy="random", seed=1000 * runner.seed + number)
+            split = cut(runner.model)
             trainees = [runner.trainee(one, at) for at, one in enumerate(split.submodels)]
-            if part is not None:
+            if part is not None and whole is not None:
+                resumed(split, [one.optimizer for one in trainees], whole.optimizer, cut)
                 for one in trainees:
                     for group, known in zip(one.optimizer.param_groups, part.optimizer.param_groups, strict=True):
                         group["lr"] = known["lr"]
@@ -199,7 +208,9 @@ def _in_rounds(runner: Runner) -> Trial:
             whole = runner.trainee(runner.model)
             runner.model.load_state_dict(split.merge_state_dict(base=base))
             split.merge_optimizers([one.optimizer for one in trainees], into=whole.optimizer)
-            part, first = runner.go_on(whole, trainees[0]), end
+            part = runner.go_on(whole, trainees[0])
+        first = end
+    assert whole is not None
     return runner.finish(whole, way.merge_at)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
-import torch
-
 from tools.experiments.trials import Trial
-from tools.shared.tables import cell, versions
+from tools.shared.tables import cell
 
 COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 """Okabe and Ito's, which the colour-blind tell apart."""
@@ -39,23 +38,12 @@ class Page:
     def __init__(self, title: str, command: str, trials: Sequence[Trial]) -> None:
         self.trials = list(trials)
         self.ways = list(dict.fromkeys(trial.way for trial in trials))
-        single = not torch.cuda.is_available() and torch.get_num_threads() == 1
-        clock = "Seconds are the process's own, of one thread" if single else "Seconds are of the clock on the wall"
-        known = ", ".join(f"{name} {number}" for name, number in versions(["graphsplit", "torch"]).items())
         seeds = len({trial.seed for trial in trials})
-        device = (
-            torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else f"{torch.get_num_threads()} CPU thread{'s' * (not single)}"
-        )
-        self.lines = [f"# {title}", "", f"Made by a program, on {platform.machine()} with {device} ({known}):", ""]
-        self.lines += [f"    {command}", ""]
-        if not trials:
-            self.say(f"{clock}.")
-            return
+        self.lines = [f"# {title}", "", "Made by a program:", "", f"    {command}", ""]
+        self.say(ran_on(trials))
         self.say(
             f"Means over {seeds} seeds, standard deviations in brackets. Ways of the same seed start from the same weights. "
-            f"{clock}; they count splitting and merging. Peak memory is what a way takes on top of data and program."
+            "Seconds count splitting and merging. Peak memory is what a way takes on top of data and program."
         )
         if not all(map(of_all, trials)):
             self.say(
@@ -97,9 +85,10 @@ class Page:
                     *((mean_and_deviation([trial.parallel for trial in found], 0),) if parallel else ()),
                     mean_and_deviation([trial.seconds + trial.evaluation for trial in found], 0),
                     f"{statistics.fmean(trial.peak_memory for trial in found) / 2**20:,.0f}",
+                    trained(found),
                 )
             )
-        costs = ("seconds", *(("side by side",) if parallel else ()), "and evaluation", "peak MiB")
+        costs = ("seconds", *(("side by side",) if parallel else ()), "and evaluation", "peak MiB", "sub-models train")
         scores = (title, "less the first", *(("test loss",) if name != "loss" else ()))
         self.table(("way", "parameters of a part", *scores, "G multiply-adds", *costs), rows)
 
@@ -123,6 +112,48 @@ class Page:
             rows.append((way, f"{len(shares)} of {total}", *cells))
         self.table((f"way, to the first one's final {title}", "seeds", "of its multiply-adds", "of its seconds"), rows)
 
+    def held_out(self, name: str, title: str, times: float = 1.0) -> None:
+        """How each way ended on data that nothing was trained or measured on: what to choose a way by."""
+        rows = []
+        for way in self.ways:
+            found, base = self.of(way), self.of(self.ways[0])
+            paired = [times * (t.held_out[name] - b.held_out[name]) for t, b in zip(found, base, strict=True)]
+            scores = mean_and_deviation([times * trial.held_out[name] for trial in found], 3)
+            losses = mean_and_deviation([trial.held_out["loss"] for trial in found], 4)
+            less = mean_and_deviation(paired, 3, sign=True) if way != self.ways[0] else ""
+            rows.append((way, scores, less, losses))
+        self.table(("way, on held-out data", title, "less the first", "loss"), rows)
+
+    def stopped_early(self, name: str, title: str, times: float = 1.0) -> None:
+        """Each way against the baseline that is stopped when it has cost as much, in multiply-adds and in seconds."""
+        rows = []
+        for way in self.ways:
+            found = self.of(way)
+            if found[0].baseline:
+                continue
+            cells: list[str] = []
+            for cost in COSTS:
+                shares, less = [], []
+                for trial in found:
+                    points = baselines(self.trials, trial.seed, cost, name)
+                    spent = float(getattr(trial, cost))
+                    shares.append(spent / points[-1][0])
+                    less.append(times * (at_its_end(trial, name) - at_cost(points, spent)))
+                cells += [
+                    mean_and_deviation(shares, 2),
+                    mean_and_deviation(less, 4 if name == "loss" else 3, sign=True),
+                ]
+            rows.append((way, *cells))
+        self.say(
+            f"Less the baseline stopped early ({title}; below zero the way is better), at equal multiply-adds and at equal "
+            "seconds without evaluation: between the lengths that were trained it is interpolated, and what costs more than "
+            "the whole baseline is compared with that. Shares are of the whole baseline's costs."
+        )
+        self.table(
+            ("way", "share of multiply-adds", "less the baseline of as many", "share of seconds", "of as many seconds"),
+            rows,
+        )
+
     def picture(self, path: Path, title: str) -> None:
         """A picture that lies beside the page."""
         self.lines += [f"![{title}]({path.name})", ""]
@@ -130,6 +161,51 @@ class Page:
     def text(self) -> str:
         """The whole page."""
         return "\n".join(self.lines).rstrip() + "\n"
+
+
+COSTS = ("multiply_adds", "seconds")
+
+
+def baselines(trials: Sequence[Trial], seed: int, cost: str, name: str) -> list[tuple[float, float]]:
+    """What the baselines of a seed cost and how they ended, the cheapest first; without a schedule, at each epoch."""
+    own = [trial for trial in trials if trial.baseline and trial.seed == seed]
+    found = [(float(getattr(trial, cost)), at_its_end(trial, name)) for trial in own if not trial.steady]
+    found += [(point[cost], point[name]) for trial in own if trial.steady for point in trial.curve]
+    return sorted(found)
+
+
+def at_its_end(trial: Trial, name: str) -> float:
+    """A trial's last score: where it is compared with points of curves, on as much data as these."""
+    return (trial.curve[-1] if trial.steady else trial.final)[name]
+
+
+def at_cost(points: Sequence[tuple[float, float]], cost: float) -> float:
+    """The score at a cost, between the two nearest; at the ends the first's and the last's."""
+    for (low, before), (high, behind) in pairwise(points):
+        if low <= cost <= high:
+            return before + (behind - before) * (cost - low) / (high - low)
+    return points[0][1] if cost < points[0][0] else points[-1][1]
+
+
+def trained(trials: Sequence[Trial]) -> str:
+    """How sub-models were trained, stage by stage; of how many seeds, where that differs."""
+    found = Counter(", ".join(trial.stages) for trial in trials)
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{stages} ({number})" for stages, number in found.most_common())
+
+
+def ran_on(trials: Sequence[Trial]) -> str:
+    """What trials ran on: of how many, where that differs."""
+    found = Counter(
+        f"{on.pop('device')}, images {on.pop('layout')}, seconds {on.pop('clock')}; "
+        + ", ".join(f"{name} {number}" for name, number in on.items())
+        for on in (dict(trial.on) for trial in trials)
+    )
+    each = (
+        f"{what} ({number} of {len(trials)} trials)" if len(found) > 1 else what for what, number in found.most_common()
+    )
+    return "On " + "; and on ".join(each) + "."
 
 
 def curves(page: Page, path: Path, names: Sequence[str], *alongs: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from graphsplit.training.streams import drawn
 from graphsplit.training.together import IN_TURN, stacked_of, unstacked_into
 from graphsplit.training.trainee import Trainee, batch_of, evaluate, make, take_up
 from tools.experiments.trials import Setting, Trial, Way
+from tools.shared.tables import versions
 
 
 class Probe:
@@ -48,14 +50,29 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
+def surroundings(setting: Setting) -> dict[str, str]:
+    """What a trial's seconds depend on besides what it does, by name."""
+    cuda, threads = setting.device.startswith("cuda"), torch.get_num_threads()
+    own = clock_of(setting.device) is time.process_time
+    return {
+        "device": torch.cuda.get_device_name(setting.device)
+        if cuda
+        else f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}",
+        "layout": setting.layout,
+        "clock": "the process's own" if own else "on the wall",
+        **versions(["graphsplit", "torch"]),
+    }
+
+
 class Runner:
     """One trial under way. `shared` is what trials of the same seed have in common: see `methods.Pretraining`."""
 
     def __init__(self, setting: Setting, way: Way, seed: int, shared: dict[Any, Any] | None = None) -> None:
         self.setting, self.way, self.seed = setting, way, seed
         self.shared = {} if shared is None else shared
-        self.trial, self.probe = Trial(way.title, seed), Probe(setting.task(way.epochs), setting.curve)
-        self.task, self.now = self.probe.task, clock_of(setting.device)
+        self.probe, self.now = Probe(setting.task(way.epochs), setting.curve), clock_of(setting.device)
+        self.task = self.probe.task
+        self.trial = Trial(way.title, seed, steady=self.task.schedule is None, on=surroundings(setting))
         torch.manual_seed(seed)
         self.model = setting.build().train()
 
@@ -74,7 +91,7 @@ class Runner:
 
     def trainee(self, module: nn.Module, number: int = 0) -> Trainee:
         """A network with an optimizer and a schedule of its own."""
-        return make(self.task, module, [number], self.setting.device, self.way.epochs)
+        return make(self.task, module, [number], self.setting.device, self.way.epochs, self.setting.layout)
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -117,7 +134,7 @@ class Runner:
         with self.clock():
             way = self._fastest(trainees)
             stack = None if way == IN_TURN else stacked_of(self.task, trainees, way, self.way.epochs)
-        self.trial.way_of_training = way
+        self.trial.stages.append(way)
         yield trainees if stack is None else [stack]
         if stack is not None:
             with self.clock():
@@ -152,8 +169,10 @@ class Runner:
         return self.ended(whole)
 
     def ended(self, whole: Trainee) -> Trial:
-        """The trial with the scores of the whole network on all test data."""
+        """The trial with the scores of the whole network on all test data, and on what was held out."""
         self.trial.final = self.point(self.way.epochs, self.probe.scores([whole], self.probe.data)[0])
+        if self.probe.held_out:
+            self.trial.held_out = self.probe.scores([whole], self.probe.held_out)[0]
         return self.trial
 
 

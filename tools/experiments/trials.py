@@ -18,6 +18,7 @@ from typing import Any, Literal
 from torch import nn
 
 from graphsplit.training import Task
+from graphsplit.training.trainee import Layout
 
 Init = Literal["keep", "rescale", "fresh"]
 Kind = Literal["once", "wider", "tree", "rounds", "plateau", "duplicated"]
@@ -64,8 +65,10 @@ class Way:
 class Trial:
     """What came of it: a point for each epoch, of the parts' means before the merge and of the whole network behind it.
 
-    parallel: `seconds` as they would be if sub-models that train one after another trained side by side. peak_memory: how many
-    bytes it took at the most, on top of what there was before. way_of_training: "in turn", or how sub-models were stacked.
+    held_out: as `final`, on the validation data. parallel: `seconds` as they would be if sub-models that train one after another
+    trained side by side. peak_memory: how many bytes it took at the most, on top of what there was before. stages: how the
+    sub-models of each stage trained: "in turn", or the layout of their stack. baseline: the whole network trained as it is;
+    steady: without a schedule, so that each point of its curve is the end of a shorter training. on: what it ran on.
     """
 
     way: str
@@ -75,6 +78,7 @@ class Trial:
     merged: dict[str, float] = field(default_factory=dict)
     parts: Points = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)
+    held_out: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     parallel: float = 0.0
     evaluation: float = 0.0
@@ -82,7 +86,10 @@ class Trial:
     multiply_adds: int = 0
     samples: int = 0
     parameters: list[int] = field(default_factory=list)
-    way_of_training: str = ""
+    stages: list[str] = field(default_factory=list)
+    baseline: bool = False
+    steady: bool = False
+    on: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,9 +98,9 @@ class Setting:
     """What all ways of an experiment share.
 
     task: of so many epochs, for its data may depend on them as well. stack: whether sub-models train stacked where that is
-    faster. curve: how many test batches an epoch is measured on; the merge and the end are measured on all. watch: sees the
-    sub-models just before they are merged. about: what else tells trials apart, such as the number of images; those of other
-    settings are run again.
+    faster. layout: of images in memory, wherever sub-models aren't stacked. curve: how many test batches an epoch is measured
+    on; the merge and the end are measured on all. watch: sees the sub-models just before they are merged. about: what else tells
+    trials apart, such as the number of images; those of other settings are run again.
     """
 
     build: Callable[[], nn.Module]
@@ -101,6 +108,7 @@ class Setting:
     task: Callable[[int], Task]
     device: str = "cpu"
     stack: Literal["auto", "off"] = "off"
+    layout: Layout = "contiguous"
     curve: int | None = None
     watch: Callable[[Sequence[nn.Module]], dict[str, Any]] | None = None
     about: str = ""
