@@ -141,9 +141,7 @@ def test_fewer_images_to_train_on_are_tested_on_as_many(data: Path) -> None:
     assert [len(classes) for _, classes in few.test_data()] == [7]
 
 
-@pytest.mark.parametrize(
-    ("epochs", "falls"), [(520, (500, 510)), (13, (11, 12)), (4, (2, 3)), (2, (2, 2))], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("epochs", "falls"), [(520, (500, 510)), (13, (11, 12)), (4, (2, 3)), (2, (2, 2))], ids=str)
 def test_the_rate_falls_twice_however_few_epochs_there_are(epochs: int, falls: tuple[int, int]) -> None:
     task = load_task(cifar10.TASK, {"EPOCHS": str(epochs)})
     assert task.schedule is not None

@@ -34,9 +34,9 @@ SHARE = 5.57 / 19.51
 
 
 def ways(epochs: int, at: Sequence[int]) -> list[Way]:
-    """Original, merges at once and at so many epochs of the paper's, Net2WiderNet, and the Original cut short."""
+    """Original, Duplicated, merges at so many epochs of the paper's, Net2WiderNet, and the Original cut short."""
     merges = sorted({round(epoch * epochs / PAPER) for epoch in at} - {0, epochs})
-    found = [Way(1, 0, epochs, name="Original"), Way(2, 0, epochs, kind="duplicated"), Way(2, 0, epochs)]
+    found = [Way(1, 0, epochs, name="Original"), Way(2, 0, epochs, kind="duplicated")]
     found += [Way(2, at, epochs) for at in merges]
     found += [Way(2, at, epochs, kind="wider") for at in merges]
     cut = sorted({round(epochs - at + 2 * SHARE * at) for at in merges} - {epochs})
