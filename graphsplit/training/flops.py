@@ -103,4 +103,4 @@ def _bilinear(first: Shape, second: Shape, third: Shape, *axes: Any, out_shape: 
         for axis in sorted(new):
             wide.insert(axis, 1)
         shapes.append(wide)
-    return 2 * prod(max(sizes) for sizes in zip(*shapes, strict=True))
+    return 2 * prod([int(max(sizes)) for sizes in zip(*shapes, strict=True)])
