@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,12 +16,15 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+import graphsplit  # noqa: E402
+from graphsplit.network import prepare  # noqa: E402
 from graphsplit.report.ask import inspect_model  # noqa: E402
 from graphsplit.torch_network import prepare_torch  # noqa: E402
 from graphsplit.training.flops import flop_counter  # noqa: E402
 from models.char_lm import CharLM  # noqa: E402
 from models.cuda_convnet import CudaConvnet  # noqa: E402
 from models.lenet import LeNet  # noqa: E402
+from tests import networks  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -155,6 +160,17 @@ def test_a_model_read_from_a_file_says_what_runs() -> None:
     batch = found.network.inputs[0].probe[0]
     images = torch.randn(batch, 1, 28, 28)
     assert found.network.multiply_adds == counted(lambda: LeNet()(images))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "shufflenet_v1_g2", "transformer", "multi_query", "stacked_recurrent"])
+def test_an_onnx_network_counts_what_inspect_says(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "network.onnx"
+    onnx.save(networks.NETWORKS[name](), path)
+    network = prepare(path)
+    known = [network.facts[value.name] for value in network.graph.inputs]
+    inputs = [torch.from_numpy(np.zeros(fact.shape or (), fact.dtype)) for fact in known]
+    module = graphsplit.trainable(path)
+    assert counted(lambda: module(*inputs)) == inspect_model(network).network.multiply_adds > 0
 
 
 # -- a step ------------------------------------------------------------------------------------------------------------
