@@ -483,9 +483,10 @@ def document() -> str:
         "verification failed, 2 refused or misused (130: interrupted). A refusal is one line, `graphsplit: error: ...`",
         "and, where something helps a second, `  hint: ...`; it leaves nothing behind.",
         "",
-        "Multiply-adds are those of contractions (convolutions, matrix products), for the sizes of dynamic axes that",
-        "`inspect` prints beside them: activations don't count, positions in the padding do. `train` and `run` count what was",
-        "run, forward and backward. What these two leave, and what a task is, says [training.md](training.md).",
+        "Multiply-adds are those of contractions (convolutions, matrix products, what recurrent layers and attention have",
+        "inside), for the sizes of dynamic axes that `inspect` prints beside them: activations don't count, positions in the",
+        "padding or behind a mask do. `train` and `run` count [what was run](training.md#multiply-adds), forward and backward.",
+        "What these two leave, and what a task is, says [training.md](training.md).",
         "",
     ]
     top = click.Context(main, info_name="graphsplit", terminal_width=80, **main.context_settings)

@@ -79,6 +79,7 @@ def _rules(draw: st.DrawFn) -> Rule:
         refuse=reason,
         at=tuple(draw(st.lists(st.tuples(st.sampled_from(single), _words, st.integers(-4, 4))))) if single else (),
         counts=tuple(draw(st.lists(st.tuples(_words, st.sampled_from(letters))))) if letters else (),
+        work=tuple(draw(st.lists(st.lists(st.sampled_from(letters), min_size=1).map("*".join)))) if letters else (),
         **flags,
     )
 
@@ -144,6 +145,8 @@ ILL_FORMED = [
     ("Op n -> n | at n", 16, "expected factor=attribute:default, the factor an axis", "found 'n'"),
     ("Op (g i) -> i | at i=axis:0", 20, "expected factor=attribute:default, the factor an axis", "found 'i=axis:0'"),
     ("Op n -> n | back n", 18, "expected letter=letter, the first of an operand alone", "found 'n'"),
+    ("Op n -> n | work n*x", 18, "expected products such as n*q*s*d, of letters and bundles", "found 'n*x'"),
+    ("Op n -> n | work n* n", 18, "expected products such as n*q*s*d, of letters and bundles", "found 'n*'"),
     ("Op n j -> n | back n=n", 20, "expected letter=letter, the first of an operand alone", "found 'n=n'"),
     ("Op n -> n | set n", 17, "expected attribute=factor, the factor a letter or a bundle", "found 'n'"),
     ("Op n -> n | fused Conv Relu", 19, "expected one op behind 'fused'", "found 'Conv'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import jsonschema
@@ -12,7 +13,7 @@ import onnx
 import pytest
 from rich.console import Console
 
-from graphsplit.errors import GraphsplitError
+from graphsplit.errors import GraphsplitError, RuleError
 from graphsplit.labels import flow
 from graphsplit.network import Network, make, prepare
 from graphsplit.notation import bind, parse
@@ -34,6 +35,7 @@ from graphsplit.report.chains import Chains
 from graphsplit.report.content import Size
 from graphsplit.report.count import work
 from graphsplit.report.tables import printable, show, spread
+from graphsplit.rules import registry
 from tests.networks import NETWORKS, REFUSED
 from tests.networks.blocks import classifier, image
 from tests.networks.builder import Net
@@ -141,6 +143,52 @@ def test_work_of_a_grouped_convolution_and_an_einsum() -> None:
     shapes = [(2, 4, 7, 3), (2, 4, 5, 3)]
     assert work(bind(equation, shapes, [(2, 4, 7, 5)], {"equation": "bhqd,bhsd->bhqs"})) == 2 * 4 * 7 * 5 * 3
     assert work(bind(equation, shapes[:1], [(2, 4, 7)], {"equation": "bhqd->bhq"})) == 0
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "output", "attributes", "expected"),
+    [
+        ("Attention", [(2, 6, 7, 5), (2, 3, 9, 5), (2, 3, 9, 4)], (2, 6, 7, 4), {}, 2 * 6 * 7 * 9 * (5 + 4)),
+        (
+            "Attention",
+            [(2, 7, 30), (2, 9, 15), (2, 9, 12)],
+            (2, 7, 24),
+            {"q_num_heads": 6, "kv_num_heads": 3},
+            2 * 6 * 7 * 9 * (5 + 4),
+        ),
+        ("CausalConvWithState", [(2, 3, 9), (3, 1, 4)], (2, 3, 9), {}, 2 * 3 * 9 * 4),
+        # the projections of queries, keys and values lie inside
+        (
+            "com.microsoft::Attention",
+            [(2, 7, 8), (8, 30), (30,)],
+            (2, 7, 10),
+            {"num_heads": 2},
+            2 * 7 * 8 * 30 + 2 * 2 * 7 * 7 * (5 + 5),
+        ),
+        (
+            "com.microsoft::MultiHeadAttention",
+            [(2, 7, 10), (2, 9, 10), (2, 9, 8)],
+            (2, 7, 8),
+            {"num_heads": 2},
+            2 * 2 * 7 * 9 * (5 + 4),
+        ),
+        (
+            "com.microsoft::GroupQueryAttention",
+            [(2, 7, 20), (2, 7, 10), (2, 7, 10), None, None, (2,), ()],
+            (2, 7, 20),
+            {"num_heads": 4, "kv_num_heads": 2},
+            2 * 4 * 7 * 7 * (5 + 5),
+        ),
+    ],
+)
+def test_work_inside_an_op(op: str, inputs: list, output: tuple, attributes: dict, expected: int) -> None:
+    domain, _, name = op.rpartition("::")
+    rules = [r for r in registry().lookup(domain, name, 27) if not r.refuse and r.holds(attributes)]
+    found = []
+    for rule in rules:
+        with suppress(RuleError):
+            found.append(work(bind(rule, inputs, [output], attributes)))
+    assert found[0] == expected
 
 
 @pytest.mark.parametrize("name", SHOWN)

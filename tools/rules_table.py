@@ -58,6 +58,7 @@ into a text file, given with `--rules FILE` (Python: `rules=[...]`); they are tr
 | `at c=axis:-1` | the letter stands where the attribute says; behind the colon the default |
 | `set group=g` | narrowing writes the letter's size into the attribute (of a bundle `*c`: their list; `g*r`: the product) |
 | `back j=h` | the result's `h` is fed back along the operand's `j`: a recurrent layer |
+| `work n*q*s*d` | what the op contracts inside costs the product of these sizes in multiply-adds (of several, their sum) |
 | `fused Conv` | that op and an activation in one: its sizes and defaults are that op's, and no mean is taken inside |
 | `refuse why` | refused, with this reason |
 

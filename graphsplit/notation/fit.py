@@ -14,7 +14,8 @@ from math import prod
 
 from graphsplit.errors import RuleError
 from graphsplit.notation.layout import Axes, Layout, layout_of, misfit, paired
-from graphsplit.notation.line import ELLIPSIS, Rule, parse
+from graphsplit.notation.line import parse
+from graphsplit.notation.rule import ELLIPSIS, Rule
 
 Shape = tuple[int, ...]
 

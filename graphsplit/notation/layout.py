@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NoReturn
 
 from graphsplit.errors import RuleError
-from graphsplit.notation.line import ELLIPSIS, Operand, Rule
+from graphsplit.notation.rule import ELLIPSIS, Operand, Rule
 
 Axes = tuple[tuple[str, ...], ...]
 

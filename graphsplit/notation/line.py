@@ -1,4 +1,4 @@
-"""The notation of rule lines: the parsed form, its normal form in print, and the parser.
+"""The notation of rule lines, and its parser.
 
     line      = key [ operands "->" results ] { "|" qualifier }
     key       = [ domain "::" ] op [ "@" version ] [ "[" attribute "=" value { "," attribute "=" value } "]" ]
@@ -13,15 +13,14 @@ Only a line that says `refuse` may leave out its operands and results: it then f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NoReturn
 
 from graphsplit.errors import RuleError
+from graphsplit.notation.rule import ELLIPSIS, FLAGS, Factor, Operand, Rule
 
 TAGS = ("", "axes", "ends", "fill", "index", "like", "repeats", "shape", "sizes", "starts", "steps")
-ELLIPSIS = "..."
 
 _KEY = re.compile(r"(?:([A-Za-z][\w.]*)::)?([A-Za-z_][\w.]*)(?:@(\d+))?(\[[^\]]*\])?(?=[\s|]|$)")
 _GUARD = re.compile(r"\s*([A-Za-z_]\w*)=([\w.-]+)\s*")
@@ -31,123 +30,9 @@ _OP = re.compile(r"[A-Za-z]\w*")
 _PLACE = re.compile(r"(\.\.\.|[A-Za-z]\w*)=([A-Za-z_]\w*):(-?\d+)")
 _COUNT = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*)")
 _SIZE = re.compile(r"([A-Za-z_]\w*)=([A-Za-z]\w*(?:\*[A-Za-z]\w*)*)")
-_FLAGS = ("sum", "move", "reduce", "equation", "opaque", "draws", "window")
-_QUALIFIERS = ("mix", "whole", "stat", *_FLAGS, "at", "set", "back", "fused", "refuse")
+_QUALIFIERS = ("mix", "whole", "stat", *FLAGS, "at", "set", "back", "work", "fused", "refuse")
+_PRODUCT = re.compile(r"(?:\.\.\.|[A-Za-z]\w*)(?:\*(?:\.\.\.|[A-Za-z]\w*))*")
 _NEEDS_NO_AXES = ("move", "reduce", "equation", "opaque", "draws", "refuse")
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """What an axis is made of: a letter, a bundle of zero or more axes (`many`), or a number of fixed `size`."""
-
-    name: str
-    many: bool = False
-    size: int | None = None
-
-    def __str__(self) -> str:
-        return f"*{self.name}" if self.many and self.name != ELLIPSIS else self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """One operand or result. `axes` is None for `_` and for arguments, `tag` is None for data."""
-
-    axes: tuple[tuple[Factor, ...], ...] | None
-    tag: str | None = None
-    repeated: bool = False
-
-    @property
-    def factors(self) -> tuple[Factor, ...]:
-        """All factors in the order of the line."""
-        return tuple(factor for axis in self.axes or () for factor in axis)
-
-    def __str__(self) -> str:
-        if self.tag is not None:
-            text = f"#{self.tag}"
-        elif self.axes is None:
-            text = "_"
-        else:
-            axes = (str(axis[0]) if len(axis) == 1 else f"({' '.join(map(str, axis))})" for axis in self.axes)
-            text = " ".join(axes) or "()"
-        return text + "+" * self.repeated
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One parsed line. `line` is its normal form, which parses to an equal rule."""
-
-    op: str
-    domain: str = ""
-    since: int = 1
-    guard: tuple[tuple[str, int | str], ...] = ()
-    operands: tuple[Operand, ...] = ()
-    results: tuple[Operand, ...] = ()
-    mix: frozenset[str] = frozenset()
-    whole: frozenset[str] = frozenset()
-    stat: frozenset[str] = frozenset()
-    move: bool = False
-    reduce: bool = False
-    equation: bool = False
-    opaque: bool = False
-    additive: bool = False
-    draws: bool = False
-    window: bool = False
-    refuse: str = ""
-    at: tuple[tuple[str, str, int], ...] = ()
-    counts: tuple[tuple[str, str], ...] = ()
-    back: tuple[tuple[str, str], ...] = ()
-    fused: str = ""
-    line: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "line", _print(self))
-
-    def __str__(self) -> str:
-        return self.line
-
-    @property
-    def bundles(self) -> frozenset[str]:
-        """The factors that stand for zero or more axes."""
-        return frozenset(f.name for o in (*self.operands, *self.results) for f in o.factors if f.many)
-
-    def holds(self, attributes: Mapping[str, object]) -> bool:
-        """Whether a node with these attributes (defaults filled in) is one that the guard lets through; `none`: without it."""
-        for name, wanted in self.guard:
-            value = attributes.get(name, "none")
-            if (value.decode() if isinstance(value, bytes) else value) != wanted:
-                return False
-        return True
-
-    def __hash__(self) -> int:
-        return hash(self.line)
-
-
-def _print(rule: Rule) -> str:
-    """The normal form: single spaces, sorted guard, qualifiers in a fixed order, factors as they first occur."""
-    key = f"{rule.domain}::{rule.op}" if rule.domain else rule.op
-    if rule.since != 1:
-        key += f"@{rule.since}"
-    if rule.guard:
-        key += f"[{','.join(f'{name}={value}' for name, value in rule.guard)}]"
-    text = key
-    if rule.results:
-        text += (
-            f"{' ' * bool(rule.operands)}{', '.join(map(str, rule.operands))} -> {', '.join(map(str, rule.results))}"
-        )
-    order = dict.fromkeys(factor.name for operand in rule.operands for factor in operand.factors)
-    for word, names in (("mix", rule.mix), ("whole", rule.whole), ("stat", rule.stat)):
-        if names:
-            text += f" | {word} {' '.join(name for name in order if name in names)}"
-    flags = (rule.additive, rule.move, rule.reduce, rule.equation, rule.opaque, rule.draws, rule.window)
-    text += "".join(f" | {word}" for word, held in zip(_FLAGS, flags, strict=True) if held)
-    if rule.at:
-        text += " | at " + " ".join(f"{factor}={attribute}:{default}" for factor, attribute, default in rule.at)
-    if rule.counts:
-        text += " | set " + " ".join(f"{attribute}={factor}" for attribute, factor in rule.counts)
-    if rule.back:
-        text += " | back " + " ".join(f"{letter}={fed}" for letter, fed in rule.back)
-    text += f" | fused {rule.fused}" if rule.fused else ""
-    return text + (f" | refuse {rule.refuse}" if rule.refuse else "")
 
 
 def parse(line: str) -> Rule:
@@ -165,7 +50,7 @@ def parse(line: str) -> Rule:
     for start, end in check.unnamed(qualifiers):
         _fail(line, start, f"'_' has no axes: expected one of the qualifiers {', '.join(_NEEDS_NO_AXES)}", end)
     letters = {word: check.names(word, qualifiers.get(word)) for word in ("mix", "whole", "stat")}
-    flags = {word: word in qualifiers for word in _FLAGS}
+    flags = {word: word in qualifiers for word in FLAGS}
     return Rule(
         op=op,
         domain="" if domain in (None, "ai.onnx") else domain,
@@ -177,6 +62,7 @@ def parse(line: str) -> Rule:
         at=check.places(qualifiers.get("at")),
         counts=check.sizes(qualifiers.get("set")),
         back=check.fed(qualifiers.get("back")),
+        work=check.products(qualifiers.get("work")),
         fused=check.op(qualifiers.get("fused")),
         refuse=line[slice(*qualifiers["refuse"])] if "refuse" in qualifiers else "",
         **letters,  # type: ignore[arg-type]
@@ -227,9 +113,9 @@ def _qualifiers(line: str, spans: Iterable[Span]) -> dict[str, Span]:
             _fail(line, start, f"expected {word!r} once", end)
         text = line[start + len(word) : end]
         begin = end - len(text.lstrip())
-        if word in _FLAGS and begin != end:
+        if word in FLAGS and begin != end:
             _fail(line, begin, f"expected nothing behind {word!r}", end)
-        if word not in _FLAGS and begin == end:
+        if word not in FLAGS and begin == end:
             _fail(line, begin, f"expected something behind {word!r}", end)
         found[word] = (begin, end)
     return found
@@ -372,6 +258,16 @@ class _Check:
             if here is None or there is None or here.many or there.many or match[1] in self.made:
                 _fail(self.line, begin, expected, match.end())
             found.append((match[1], match[2]))
+        return tuple(found)
+
+    def products(self, span: Span | None) -> tuple[str, ...]:
+        """The entries behind `work`: each a product of factors, of which one may come twice."""
+        expected = "expected products such as n*q*s*d, of letters and bundles of the line"
+        found = []
+        for begin, match in self._words(span, _PRODUCT, expected):
+            if not set(match[0].split("*")) <= self.read.keys() | self.made.keys():
+                _fail(self.line, begin, expected, match.end())
+            found.append(match[0])
         return tuple(found)
 
     def op(self, span: Span | None) -> str:

@@ -35,7 +35,7 @@ def multiply_adds(graph: Graph, dialect: Dialect, facts: Facts) -> list[int]:
             found.append(0)
             continue
         rules = dialect.lookup(node)
-        contracts = any(rule.mix or rule.equation for rule in rules)
+        contracts = any(rule.mix or rule.equation or rule.work for rule in rules)
         bound = bound_of(node, rules, dialect, facts) if contracts else None
         found.append(work(bound) if bound is not None else 0)
     return found
@@ -76,8 +76,12 @@ def work(bound: Bound) -> int:
     matrix product n · i · o. A window that slides (a factor of the result that no operand has: `*t` of a convolution)
     meets each of the kernel's elements (`*k`) once for each position of the result or of the input (`*s`), whichever
     are fewer: a convolution counts its results, a transposed one its inputs. The border that a padding adds is counted.
-    What a recurrent layer feeds back is contracted once more.
+    What a recurrent layer feeds back is contracted once more, and what an op contracts inside, its rule's `work` says.
     """
+    return _contracted(bound) + sum(_product(bound, factors) for factors in bound.rule.work)
+
+
+def _contracted(bound: Bound) -> int:
     holders = _holders(bound)
     if len(holders) < 2:
         return 0
@@ -93,6 +97,14 @@ def work(bound: Bound) -> int:
             windows = [size for role, size in sizes.items() if role != "kernel"]
             total *= sizes.get("kernel", 1) * min(windows, default=1)
     return total + _fed_back(bound, results)
+
+
+def _product(bound: Bound, factors: str) -> int:
+    """The product of the sizes of factors written `n*q*d`; a bundle counts all its axes, a factor of no operand given none."""
+    found = 1
+    for factor in factors.split("*"):
+        found *= prod(size for name, size in bound.sizes.items() if factor in (name, _letter(name)))
+    return found
 
 
 def _fed_back(bound: Bound, results: set[str]) -> int:

@@ -39,10 +39,10 @@ aten::addmv                m, m i, i -> m | mix i
 aten::baddbmm              b m o, b m i, b i o -> b m o | mix i
 aten::baddbmm              ..., b m i, b i o -> b m o | mix i
 aten::einsum               _+ -> _ | equation
-aten::scaled_dot_product_attention  ... q d, ... s d, ... s e, ... q s -> ... q e | whole s d
-aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, n (g r) q s -> n (g r) q e | whole s d
-aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, n 1 q s -> n (g r) q e | whole s d
-aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, q s -> n (g r) q e | whole s d
+aten::scaled_dot_product_attention  ... q d, ... s d, ... s e, ... q s -> ... q e | whole s d | work ...*q*s*d ...*q*s*e
+aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, n (g r) q s -> n (g r) q e | whole s d | work n*g*r*q*s*d n*g*r*q*s*e
+aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, n 1 q s -> n (g r) q e | whole s d | work n*g*r*q*s*d n*g*r*q*s*e
+aten::scaled_dot_product_attention[enable_gqa=1]  n (g r) q d, n g s d, n g s e, q s -> n (g r) q e | whole s d | work n*g*r*q*s*d n*g*r*q*s*e
 aten::_native_multi_head_attention  | refuse its projections lie inside it; export it in training mode
 aten::_transformer_encoder_layer_fwd  | refuse the whole layer is one op; export it in training mode
 aten::cdist                ... m d, ... n d -> ... m n | whole d

@@ -41,13 +41,13 @@ com.microsoft::FusedGemm  n i, i o, n o -> n o | mix i | fused Gemm
 com.microsoft::FusedGemm  n i, i o, () -> n o | mix i | fused Gemm
 
 # attention: heads are the vertices; the operands written () are caches and states, given ones fit the last line only
-com.microsoft::Attention[qkv_hidden_sizes=none]  b s i, i (3 h d), (3 h d), *m, (), b h s t, () -> b s (h d), 2 b h t d | mix i | whole d | stat s | set num_heads=h
+com.microsoft::Attention[qkv_hidden_sizes=none]  b s i, i (3 h d), (3 h d), *m, (), b h s t, () -> b s (h d), 2 b h t d | mix i | whole d | stat s | set num_heads=h | work b*h*s*s*d b*h*s*s*d
 com.microsoft::Attention                    | refuse it reads a cache, or has heads of several sizes; save the model unoptimised
-com.microsoft::MultiHeadAttention           b s (h d), b t (h d), b t (h d), (3 h d), *m, b h s t, (), (), (), () -> b s (h d), b h t d, b h t d, b h s t | whole s d t | set num_heads=h
-com.microsoft::MultiHeadAttention           b s (h d), b t (h d), b t (h e), (), *m, b h s t, (), (), (), () -> b s (h e), b h t d, b h t e, b h s t | whole s d t e | set num_heads=h
-com.microsoft::MultiHeadAttention           b s (h d), b h t d, b h t e, (), *m, b h s t, (), (), (), () -> b s (h e), b h t d, b h t e, b h s t | whole s d t e | set num_heads=h
+com.microsoft::MultiHeadAttention           b s (h d), b t (h d), b t (h d), (3 h d), *m, b h s t, (), (), (), () -> b s (h d), b h t d, b h t d, b h s t | whole s d t | set num_heads=h | work b*h*s*t*d b*h*s*t*d
+com.microsoft::MultiHeadAttention           b s (h d), b t (h d), b t (h e), (), *m, b h s t, (), (), (), () -> b s (h e), b h t d, b h t e, b h s t | whole s d t e | set num_heads=h | work b*h*s*t*d b*h*s*t*e
+com.microsoft::MultiHeadAttention           b s (h d), b h t d, b h t e, (), *m, b h s t, (), (), (), () -> b s (h e), b h t d, b h t e, b h s t | whole s d t e | set num_heads=h | work b*h*s*t*d b*h*s*t*e
 com.microsoft::MultiHeadAttention           | refuse it reads a cache, or packed operands; save the model unoptimised
-com.microsoft::GroupQueryAttention          b s (g r d), b s (g d), b s (g d), (), (), b, (), p c, p c, b s, b (g r) s t, (g r), (), (), d, d -> b s (g r d), b g u d, b g u d, b (g r) s t | whole s d | set num_heads=g*r kv_num_heads=g
+com.microsoft::GroupQueryAttention          b s (g r d), b s (g d), b s (g d), (), (), b, (), p c, p c, b s, b (g r) s t, (g r), (), (), d, d -> b s (g r d), b g u d, b g u d, b (g r) s t | whole s d | set num_heads=g*r kv_num_heads=g | work b*g*r*s*s*d b*g*r*s*s*d
 com.microsoft::GroupQueryAttention          | refuse it reads a cache of keys and values, or packed operands; export the model without a cache
 com.microsoft::RotaryEmbedding              b h s d, b s, p r, p r -> b h s d | whole d
 com.microsoft::RotaryEmbedding[num_heads=none]  b s (h 2 r), b s, p r, p r -> b s (h 2 r) | whole 2 r

@@ -20,7 +20,7 @@ from graphsplit.errors import RuleError
 from graphsplit.formats.torch_nodes import signature
 from graphsplit.graph import AttributeValue, Node
 from graphsplit.notation import Layout, Rule, bind, fitted
-from graphsplit.notation.line import ELLIPSIS
+from graphsplit.notation.rule import ELLIPSIS
 from graphsplit.stacking.table import MOVED, SAMPLES
 
 LEAD = -1
