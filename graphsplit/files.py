@@ -26,7 +26,16 @@ try:
 except ImportError:  # pragma: no cover - Windows has no flock: stale folders stay until someone deletes them
     fcntl = None
 
-__all__ = ["FOLDER_FILES", "MANIFEST_NAME", "OutputError", "OutputFolder", "atomic_file", "inside", "sha256"]
+__all__ = [
+    "FOLDER_FILES",
+    "MANIFEST_NAME",
+    "OutputError",
+    "OutputFolder",
+    "atomic_file",
+    "inside",
+    "replaceable",
+    "sha256",
+]
 
 MANIFEST_NAME = "manifest.json"
 FOLDER_FILES = (MANIFEST_NAME, "submodel_*", "source*", "merged*")
@@ -149,6 +158,11 @@ def atomic_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
         _replace_files(stage.folder, target, sides)
     finally:
         stage.remove()
+
+
+def replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise OutputError where `atomic_file` with `force` would: before the work whose result is written."""
+    _check_file(_resolved(Path(path)), force=True)
 
 
 def inside(folder: str | os.PathLike[str], relative: str) -> Path:

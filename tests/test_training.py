@@ -629,8 +629,16 @@ def test_a_damaged_checkpoint_is_refused(parts: Path, task_file: Path) -> None:
     train_parts(parts, task, Training(1, 1), parts=[0])
     path = part_folder(parts, 0) / CHECKPOINT
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(TrainingError, match="can't be read as a checkpoint"):
+    with pytest.raises(TrainingError, match="is damaged or cut short") as caught:
         train_parts(parts, task, Training(2, 2, resume=True), parts=[0])
+    assert "start anew: --force" in caught.value.hint
+    torch.save({"format": 1, "state": Path()}, path)  # more than the safe loader takes
+    with pytest.raises(TrainingError, match="can't be read as a checkpoint") as caught:
+        train_parts(parts, task, Training(2, 2, resume=True), parts=[0])
+    assert "more than numbers and tensors" in caught.value.hint
+    path.unlink()
+    with pytest.raises(TrainingError, match="there is no checkpoint"):
+        checkpoint.read(path)
 
 
 def test_how_many_epochs_has_to_be_said(task_file: Path) -> None:

@@ -200,7 +200,7 @@ def test_when_a_plateau_is_seen(small: Path, losses: Sequence[int], asked: list[
 
 def test_a_run_is_not_replaced_unasked(small: Path) -> None:
     wanted = method(small, "out")
-    with pytest.raises(TrainingError, match="was begun with pretrain 2, and now it is 3"):
+    with pytest.raises(TrainingError, match=r"--pretrain 3: the run in .* was begun with --pretrain 2"):
         graphsplit.run(lambda _: None, small / "task.py", pretrain=3, epochs=4, out=small / "out", resume=True)
     found = graphsplit.load_module(small / "out" / "trained.pt2").state_dict()
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
@@ -343,13 +343,26 @@ def test_a_run_goes_on_with_the_split_that_it_began_with(run: Run) -> None:
     options = json.loads(Path("out/parts/manifest.json").read_text())["options"]
     assert (options["strategy"], options["init"], options["seed"]) == ("random", "rescale", 3)
     for changed, message in (
-        ({"-k": 4}, "was begun with 2 parts"),
-        ({"--strategy": "interleaved"}, "--strategy interleaved: the run in 'out' was begun with random"),
-        ({"--init": "keep"}, "--init keep: the run in 'out' was begun with rescale"),
+        ({"-k": 4}, "-k 4: the run in 'out' was begun with -k 2"),
+        ({"--strategy": "interleaved"}, "--strategy interleaved: the run in 'out' was begun with --strategy random"),
+        ({"--init": "keep"}, "--init keep: the run in 'out' was begun with --init rescale"),
+        ({"--seed": 4}, "--seed 4: the run in 'out' was begun with --seed 3"),
+        ({"--shares": "2,1"}, "--shares 2,1: the run in 'out' was begun with no --shares"),
+        ({"--keep": "fc1.weight"}, "--keep fc1.weight: the run in 'out' was begun with no --keep"),
+        ({"--outputs": "concat"}, "--outputs concat: the run in 'out' was begun with --outputs auto"),
+        ({"--merge-when": "plateau"}, "was begun with --merge-when epoch"),
     ):
         refused = begun(changed)
         assert refused.exit_code == 2
         assert message in " ".join(refused.stderr.split())
+    assert begun({"--shares": "3,3"}).exit_code == 0  # as equal as none
+    shutil.copy(ROOT / "models" / "lenet.onnx", "other.onnx")
+    refused = run("run", "other.onnx", *few, *(word for option in split.items() for word in option), "--resume")
+    assert "MODEL other.onnx" in refused.stderr
+    assert "was begun with MODEL lenet.onnx" in " ".join(refused.stderr.split())
+    asked = json.loads(Path("out/run.json").read_text())
+    Path("out/run.json").write_text(json.dumps({name: asked[name] for name in ("pretrain", "patience", "epochs")}))
+    assert "was begun with -k 2" in begun({"-k": 4}).stderr  # an earlier version noted no more
     assert begun({}).exit_code == 0
 
 

@@ -184,6 +184,7 @@ def train(network: Path, parts: tuple[int, ...], as_json: bool, **options: Any) 
 @INIT
 @planning
 @training
+@click.option("--force", is_flag=True, help="Start over where an earlier run left something.")
 @JSON
 def run(
     model: Path,
@@ -216,8 +217,7 @@ def run(
         "seed": options["seed"],
     }
     folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-run")
-    if options["resume"]:
-        _same_split(folder / room.PARTS, k, {"--strategy": strategy, "--init": init})
+    asked = _asked(model, k, planned)
     with Bar() as progress:
 
         def split(where: Path) -> None:
@@ -225,7 +225,14 @@ def run(
             split_model(model, k, planned, {"out": where, "progress": progress})
 
         found = room.run(
-            split, options.pop("task"), pretrain=pretrain, patience=patience, out=folder, report=progress, **options
+            split,
+            options.pop("task"),
+            pretrain=pretrain,
+            patience=patience,
+            asked=asked,
+            out=folder,
+            report=progress,
+            **options,
         )
     if as_json:
         emit(plain(found))
@@ -235,17 +242,22 @@ def run(
     show_result(console(), found)
 
 
-def _same_split(folder: Path, k: int, asked: Mapping[str, str]) -> None:
-    """Refuse to go on with a run that was begun with another number of parts, or split otherwise."""
-    from graphsplit.files import MANIFEST_NAME
-    from graphsplit.manifest import Manifest
+def _asked(model: Path, k: int, planned: Mapping[str, Any]) -> dict[str, Any]:
+    """What a split is asked for, as the folder of a run notes it: the same, however it is typed, is noted alike."""
+    from graphsplit.files import sha256
 
-    if not (folder / MANIFEST_NAME).exists():
-        return
-    known = Manifest.read(folder)
-    if known.parts != k:
-        raise click.UsageError(f"-k {k}: the run in {str(folder.parent)!r} was begun with {known.parts} parts")
-    for option, value in asked.items():
-        before = getattr(known.options, option.removeprefix("--"))
-        if before != value:
-            raise click.UsageError(f"{option} {value}: the run in {str(folder.parent)!r} was begun with {before}")
+    name = model.name if model.is_file() else str(model)
+    content = f" (SHA-256 {sha256(model)[:12]})" if model.is_file() else ""
+    given = planned["shares"] or ()
+    least = min(given, default=0.0)
+    shares = [] if len(set(given)) < 2 else [share / least if least > 0 else share for share in given]
+    return {
+        "model": name + content,
+        "k": k,
+        "shares": shares,
+        "input": list(planned["inputs"]),
+        "size": sorted(f"{axis}={size}" for axis, size in planned["sizes"].items()),
+        "rules": list(planned["rules"]),
+        **{name: sorted(set(planned[name])) for name in ("keep", "trainable", "constant")},
+        **{name: planned[name] for name in ("strategy", "init", "outputs")},
+    }

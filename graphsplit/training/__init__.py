@@ -2,7 +2,8 @@
 
 from graphsplit.training.folder import Training, train_parts
 from graphsplit.training.loop import Outcome
-from graphsplit.training.method import PARTS, Result
+from graphsplit.training.method import Result
+from graphsplit.training.run_folder import PARTS
 from graphsplit.training.start import run, train
 from graphsplit.training.task import Task, TrainingError, load_task
 

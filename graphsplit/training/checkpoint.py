@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from graphsplit.training.task import TrainingError
 from graphsplit.training.trainee import Trainee
 
 FORMAT = 1
+ANEW = "put a copy of it back, or start anew: --force in place of --resume"
 
 
 @dataclass
@@ -62,11 +64,21 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A checkpoint's content: plain data and tensors. Raises TrainingError for a file that is none."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError(f"there is no checkpoint {os.fspath(path)!r}", hint=ANEW) from None
+    except OSError as error:
+        raise TrainingError(f"{os.fspath(path)!r} can't be read: {error.strerror}") from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # a whole file that the safe loader refuses is an archive all the same
+        whole = zipfile.is_zipfile(path)
         raise TrainingError(
-            f"{os.fspath(path)!r} can't be read as a checkpoint: {reason:.200}",
-            hint="a schedule or optimizer that keeps more than numbers and tensors in its state can't be resumed",
+            f"{os.fspath(path)!r} can't be read as a checkpoint: {reason:.200}"
+            if whole
+            else f"{os.fspath(path)!r} is damaged or cut short, and no checkpoint: {reason:.200}",
+            hint="a schedule or optimizer that keeps more than numbers and tensors in its state can't be resumed"
+            if whole
+            else ANEW,
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"{os.fspath(path)!r} is no checkpoint of this version of graphsplit")

@@ -13,7 +13,7 @@ import torch
 from graphsplit.files import atomic_file
 from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
-from graphsplit.training.trainee import Trainee, batch_of
+from graphsplit.training.trainee import Trainee, batch_of, outputs_of
 
 CONFIDENCE = "confidence.json"
 MOST = 2000
@@ -27,12 +27,26 @@ def leave_confidence(task: Task, trainee: Trainee, data: Iterable[Any], folder: 
     """
     if task.confidence is None:
         return
+    found = confidences(task, trainee, data)
+    with atomic_file(folder / CONFIDENCE, force=True) as staged:
+        staged.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def confidences(
+    task: Task, trainee: Trainee, data: Iterable[Any], *, name: str = "test_data", most: int = MOST
+) -> list[float]:
+    """What the task's `confidence` gives for the first samples, of `most` batches at most; nothing where it has none.
+
+    Raises TrainingError where it doesn't give a number for each sample.
+    """
     found: list[float] = []
+    if task.confidence is None:
+        return found
     trainee.module.eval()
     with torch.no_grad(), apart(0):
-        for item in islice(batches(data, "test_data", task.path), MOST):
-            inputs, targets = batch_of(item, trainee.device)
-            (outputs,) = trainee.outputs([inputs])
+        for item in islice(batches(data, name, task.path), most):
+            inputs, targets = batch_of(item, trainee.device, name)
+            (outputs,) = outputs_of(trainee, [inputs], name)
             values = task.confidence(outputs, targets)
             if not torch.is_tensor(values) or values.dim() != 1:
                 raise TrainingError(
@@ -43,5 +57,4 @@ def leave_confidence(task: Task, trainee: Trainee, data: Iterable[Any], folder: 
             if len(found) >= MOST:
                 break
     trainee.module.train()
-    with atomic_file(folder / CONFIDENCE, force=True) as staged:
-        staged.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    return found

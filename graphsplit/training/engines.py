@@ -76,7 +76,9 @@ def in_processes(
                     del running[slot]
     finally:
         for child in running.values():
-            child.stop()
+            child.process.terminate()
+        for child in running.values():
+            child.leave()
     return [job.outcome() for job in jobs]
 
 
@@ -92,13 +94,24 @@ class _Child:
         self.process = subprocess.Popen(  # noqa: S603 - this program, and what it was given itself
             self._command(resume=resume),
             env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", self.threads)},
+            stdin=subprocess.PIPE,  # it ends when this process does, and the child with it
             stdout=subprocess.DEVNULL,
             stderr=self.errors,
         )
 
     def _command(self, *, resume: bool) -> list[str]:
         job, training = self.job, self.job.training
-        words = [sys.executable, "-m", "graphsplit", "train", job.folder, "--task", job.task, "--part", str(job.part)]
+        words = [
+            sys.executable,
+            "-m",
+            "graphsplit.cli.child",
+            "train",
+            job.folder,
+            "--task",
+            job.task,
+            "--part",
+            str(job.part),
+        ]
         words += ["--epochs", str(training.epochs), "--schedule-epochs", str(training.schedule)]
         words += ["--seed", str(training.seed), "--device", self.device, "--checkpoint-every", str(training.every)]
         words += [word for name, text in job.settings.items() for word in ("--set", f"{name}={text}")]
@@ -112,7 +125,7 @@ class _Child:
             return False
         self.errors.seek(0)
         text = self.errors.read().decode(errors="replace").strip()
-        self.errors.close()
+        self._close()
         if code == 0:
             return True
         if code > 0:
@@ -124,11 +137,15 @@ class _Child:
         self._start(resume=True)
         return False
 
-    def stop(self) -> None:
-        """End the process, which leaves its last checkpoint."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()
+    def leave(self) -> None:
+        """Wait for the end of the process, which leaves its last checkpoint."""
+        self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        for file in (self.errors, self.process.stdin):
+            if file is not None:
+                file.close()
 
 
 def on_ray(

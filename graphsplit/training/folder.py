@@ -14,6 +14,7 @@ from graphsplit.files import inside
 from graphsplit.manifest import Manifest
 from graphsplit.training import checkpoint
 from graphsplit.training.files import WEIGHTS, open_network, put_back
+from graphsplit.training.locks import held
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, train
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.together import IN_TURN, WAY, Stack, leave, train_together, way_of
@@ -80,7 +81,15 @@ def train_parts(
     a step is faster ("auto"). Raises TrainingError, and what reading a split raises.
     """
     folder = Path(folder)
-    files = begin(folder, training, parts)
+    files = begin(folder, parts)
+    with held(part_folder(folder, part) for part in files):
+        clear(folder, training, list(files))
+        return _train(folder, files, task, training, stack, report)
+
+
+def _train(
+    folder: Path, files: Mapping[int, Path], task: Task, training: Training, stack: Stack, report: Report | None
+) -> list[Outcome]:
     chosen = list(files)
     place = folder / FOLDER / STACKED
     begun = any((part_folder(folder, part) / CHECKPOINT).exists() for part in chosen)
@@ -95,11 +104,8 @@ def train_parts(
     ]
 
 
-def begin(folder: Path, training: Training, parts: Sequence[int] | None) -> dict[int, Path]:
-    """The sub-models to train, and their files. With `force` nothing is left of an earlier training: no kill can bring it back.
-
-    Raises TrainingError, and what reading a split raises.
-    """
+def begin(folder: Path, parts: Sequence[int] | None) -> dict[int, Path]:
+    """The sub-models to train, and their files. Raises TrainingError, and what reading a split raises."""
     manifest = Manifest.read(folder)
     chosen = list(range(manifest.parts)) if parts is None else list(dict.fromkeys(parts))
     for part in chosen:
@@ -107,19 +113,29 @@ def begin(folder: Path, training: Training, parts: Sequence[int] | None) -> dict
             raise TrainingError(f"--part {part}: the split has parts 0 to {manifest.parts - 1}")
     files = {part: inside(folder, manifest.submodels[part].file) for part in chosen}
     for part, file in files.items():  # what a training writes
+        if not file.is_file():
+            raise TrainingError(
+                f"{str(file)!r} is missing: the sub-model of part {part}",
+                hint="put the file back, or split the network again with the same options",
+            )
         inside(folder, file.with_suffix(WEIGHTS).relative_to(folder).as_posix())
         inside(folder, f"{FOLDER}/{part_folder(folder, part).name}")
     inside(folder, f"{FOLDER}/{STACKED}")
-    if training.force and not training.resume:
-        place = folder / FOLDER / STACKED
-        if len(chosen) < manifest.parts:
-            _leave_stack(place, folder, chosen, training)
-        for name in (CHECKPOINT, WAY):
-            (place / name).unlink(missing_ok=True)
-        for part in chosen:
-            for name in (CHECKPOINT, METRICS):
-                (part_folder(folder, part) / name).unlink(missing_ok=True)
     return files
+
+
+def clear(folder: Path, training: Training, parts: Sequence[int]) -> None:
+    """With `force` nothing is left of an earlier training: no kill can bring it back. Raises TrainingError."""
+    if not training.force or training.resume:
+        return
+    place = folder / FOLDER / STACKED
+    if len(parts) < Manifest.read(folder).parts:
+        _leave_stack(place, folder, parts, training)
+    for name in (CHECKPOINT, WAY):
+        (place / name).unlink(missing_ok=True)
+    for part in parts:
+        for name in (CHECKPOINT, METRICS):
+            (part_folder(folder, part) / name).unlink(missing_ok=True)
 
 
 def _train_together(

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from graphsplit.errors import GraphsplitError
 from graphsplit.files import atomic_file
 from graphsplit.training import checkpoint
 from graphsplit.training.board import Board
@@ -22,7 +21,7 @@ from graphsplit.training.checkpoint import Progress
 from graphsplit.training.flops import flop_counter
 from graphsplit.training.streams import Stream, drawn, seed_model
 from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.trainee import Trainee, batch_of, evaluate, samples
+from graphsplit.training.trainee import Trainee, batch_of, evaluate, outputs_of, samples
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 Report = Callable[[str, int, int], None]
@@ -180,7 +179,7 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
     progress, trainee = run.progress, run.trainee
     size = samples(batches[0])
     with _Counter(progress, size) if not progress.each else nullcontext():
-        outputs = _outputs(trainee, [inputs for inputs, _ in batches])
+        outputs = outputs_of(trainee, [inputs for inputs, _ in batches])
         losses = [run.task.loss(out, targets) for out, (_, targets) in zip(outputs, batches, strict=True)]
         if not (torch.is_tensor(losses[0]) and losses[0].dim() == 0 and losses[0].requires_grad):
             raise TrainingError(
@@ -195,19 +194,6 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
     progress.counted += size
     progress.samples += size * len(batches)
     progress.multiply_adds += round(progress.each * size)
-
-
-def _outputs(trainee: Trainee, inputs: Sequence[Any]) -> list[Any]:
-    try:
-        return trainee.outputs(inputs)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, GraphsplitError):
-            raise
-        first = str(error).strip().partition("\n")[0]
-        raise TrainingError(
-            f"the network can't take the inputs of train_data(): {type(error).__name__}: {first:.300}",
-            hint="sub-models take what their source takes: shapes, types and names",
-        ) from error
 
 
 class _Counter(AbstractContextManager["_Counter"]):
@@ -295,7 +281,8 @@ def _diverged(run: _Run, what: str) -> TrainingError:
     kept = run.course.folder is not None and (run.course.folder / CHECKPOINT).exists()
     return TrainingError(
         f"the {what}",
-        hint="a smaller learning rate, as a rule" + "; the checkpoint before it is kept" * kept,
+        hint="a smaller learning rate, as a rule"
+        + "; the checkpoint before it is kept: start anew with --force in place of --resume" * kept,
     )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from torch import nn
 
 from graphsplit.api import merge, reopen
-from graphsplit.files import MANIFEST_NAME, inside
+from graphsplit.files import inside
 from graphsplit.manifest import Manifest
 from graphsplit.modules.optimizers import KNOWN
 from graphsplit.training import checkpoint
@@ -23,20 +21,20 @@ from graphsplit.training.confidence import leave_confidence
 from graphsplit.training.files import open_network, save_as
 from graphsplit.training.folder import FOLDER, Training, part_folder, train_parts
 from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
+from graphsplit.training.rehearsal import rehearse
+from graphsplit.training.run_folder import MERGED, PARTS, TRAINED, Clock, Splitter, begin, place
 from graphsplit.training.streams import drawn
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.trainee import Trainee, evaluate, make, take_up
 
-PARTS, MERGED, TRAINED, ASKED = "parts", "merged", "trained", "run.json"
-"""The folder of the split, the network as the merge left it, and what it became."""
-
 
 @dataclass(frozen=True)
 class Result:
-    """What the method came to. seconds: of splitting, merging and evaluation; those of training are in the outcomes.
+    """What the method came to.
 
-    scores: loss and metrics on the test data, else the validation data, of each part, the merged network as it was merged, and
-    at the end. file: the trained network. merged_at: the epoch of the merge.
+    seconds: of splitting, merging and evaluation, as each was first done; those of training are in the outcomes. scores: loss and
+    metrics on the test data, else the validation data, of each part, the merged network as it was merged, and at the end. file:
+    the trained network. merged_at: the epoch of the merge.
     """
 
     file: Path
@@ -47,8 +45,6 @@ class Result:
     merged_at: int
 
 
-Splitter = Callable[[Path], object]
-"""Writes the network's split into the folder that it is called with."""
 Trainer = Callable[[Path, Task, Training], Sequence[Outcome]]
 """Trains the sub-models in a folder."""
 
@@ -61,38 +57,73 @@ def run(
     out: str | os.PathLike[str],
     *,
     patience: int | None = None,
+    asked: Mapping[str, Any] | None = None,
     report: Report | None = None,
     train_them: Trainer | None = None,
 ) -> Result:
     """Run the method in a folder: `pretrain` epochs of each sub-model, then the merged network to `training.epochs`.
 
     With `patience`, sub-models are merged earlier if their mean validation loss hasn't fallen for so many epochs; it is looked at
-    every so many epochs. A run that was ended goes on where it was with `training.resume`. `train_them` trains the sub-models in
-    another way than one after another. Raises TrainingError, and what splitting and merging raise.
+    every so many epochs. A run that was ended goes on where it was with `training.resume`, if it is `asked` for the same, and is
+    replaced with `training.force`. `train_them` trains the sub-models in another way than one after another. Raises
+    TrainingError, and what splitting and merging raise.
     """
     if not 0 <= pretrain <= training.epochs:
         raise TrainingError(f"--pretrain {pretrain} isn't within the {training.epochs} epochs in all")
-    out, clock = Path(out), _Clock()
-    parts = out / PARTS
-    asked = {"pretrain": pretrain, "patience": patience, "epochs": training.epochs, "seed": training.seed}
-    with clock("split"):
-        _begun(split, out, asked, training)
-    _mergeable(parts, task, training)
-    first = replace(training, epochs=pretrain, schedule=training.epochs, resume=True, force=False)
-    trained = _pretrained(parts, task, first, train_them or _in_turn(report), patience)
-    pretrain = trained[0].epochs
+    if patience is not None and task.validation_data is None:
+        raise TrainingError(
+            "--merge-when plateau looks at the validation loss, and the task has no validation_data()",
+            hint="give it one, or say when to merge with --pretrain alone",
+        )
+    out = Path(out)
+    own = {"pretrain": pretrain, "patience": patience, "epochs": training.epochs, "seed": training.seed}
+    with place(out, force=training.force):
+        clock = Clock(out)
+
+        def timed(where: Path) -> None:
+            with clock("split"):
+                split(where)
+
+        begin(
+            timed,
+            out,
+            {**(asked or {}), **own},
+            lambda: _ready(out / PARTS, task, training),
+            resume=training.resume,
+            force=training.force,
+        )
+        first = replace(training, epochs=pretrain, schedule=training.epochs, resume=True, force=False)
+        trained = _pretrained(out / PARTS, task, first, train_them or _in_turn(report), patience)
+        return _trained_on(out, task, training, trained, clock, report)
+
+
+def _ready(parts: Path, task: Task, training: Training) -> None:
+    """Raise TrainingError for what would fail behind hours of training: data, metrics, an optimizer that can't be merged."""
+    optimizer = rehearse(task, open_network(_files(parts)[0]), training).optimizer
+    if type(optimizer).__name__ not in KNOWN:
+        raise TrainingError(
+            f"there is no rule to merge the state of {type(optimizer).__name__}",
+            hint=f"{', '.join(KNOWN)} have one; or train, merge, and train on with three commands",
+        )
+
+
+def _trained_on(
+    out: Path, task: Task, training: Training, trained: Sequence[Outcome], clock: Clock, report: Report | None
+) -> Result:
+    """Merge the sub-models, measure all, and train on."""
+    parts, pretrain = out / PARTS, trained[0].epochs
     with clock("merge"):
         merged = _merged(parts, task, training, out)
-    made = task.test_data or task.validation_data
+    name, made = ("test_data", task.test_data) if task.test_data else ("validation_data", task.validation_data)
     data = None if made is None else drawn(made, training.seed)
     scores: dict[str, Mapping[str, float]] = {}
     if data is not None:
         with clock("evaluate"):
             for part, file in enumerate(_files(parts)):
                 alone = make(task, open_network(file), [0], training.device, training.schedule, training.layout)
-                scores[f"part {part}"] = evaluate(task, alone, data)[0]
+                scores[f"part {part}"] = evaluate(task, alone, data, name=name)[0]
                 leave_confidence(task, alone, data, part_folder(parts, part))
-            scores["merged"] = evaluate(task, merged.trainee, data)[0]
+            scores["merged"] = evaluate(task, merged.trainee, data, name=name)[0]
     course = Course(
         training.epochs,
         training.epochs,
@@ -106,56 +137,9 @@ def run(
     )
     (outcome,) = train(task, merged.trainee, course, report)
     if data is not None:
-        with clock("evaluate"):
-            scores["trained"] = evaluate(task, merged.trainee, data)[0]
+        with clock("evaluate trained"):
+            scores["trained"] = evaluate(task, merged.trainee, data, name=name)[0]
     return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores, pretrain)
-
-
-def _begun(split: Splitter, out: Path, asked: Mapping[str, Any], training: Training) -> None:
-    """Make the folder of a run with its split, or take up the one that is there. Raises TrainingError."""
-    parts = out / PARTS
-    if not (parts / MANIFEST_NAME).exists():
-        _empty(out)
-        (out / ASKED).write_text(json.dumps(asked) + "\n", encoding="utf-8")
-        split(parts)
-        return
-    if not training.resume:
-        raise TrainingError(
-            f"{str(out)!r} holds a run already", hint="add --resume to go on with it, or choose another -o"
-        )
-    _same(out, asked)
-
-
-def _mergeable(parts: Path, task: Task, training: Training) -> None:
-    """Raise TrainingError for an optimizer whose state can't be merged: now, and not behind hours of training."""
-    optimizer = make(task, open_network(_files(parts)[0]), [0], "cpu", training.schedule).optimizer
-    if type(optimizer).__name__ not in KNOWN:
-        raise TrainingError(
-            f"there is no rule to merge the state of {type(optimizer).__name__}",
-            hint=f"{', '.join(KNOWN)} have one; or train, merge, and train on with three commands",
-        )
-
-
-def _same(out: Path, asked: Mapping[str, Any]) -> None:
-    """Raise TrainingError where a run that goes on is asked for something else than before."""
-    path = out / ASKED
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name, value in asked.items():
-        if known.get(name, value) != value:
-            raise TrainingError(
-                f"{str(out)!r} was begun with {name} {known[name]}, and now it is {value}",
-                hint="go on with the same settings, or choose another -o",
-            )
-
-
-def _empty(out: Path) -> None:
-    """Make the folder of a run, or take an empty one. Raises TrainingError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(entry.name != ASKED for entry in out.iterdir() if not entry.name.startswith(".")):
-            raise TrainingError(f"{str(out)!r} isn't empty, and holds no run", hint="choose another -o")
-    except OSError as error:
-        raise TrainingError(f"{str(out)!r}: {error.strerror}", hint="choose another -o") from error
 
 
 def _pretrained(
@@ -164,11 +148,6 @@ def _pretrained(
     """The sub-models, trained to the epoch of the merge. A run that goes on comes to the same epoch."""
     if patience is None or not training.epochs:
         return train_them(parts, task, training)
-    if task.validation_data is None:
-        raise TrainingError(
-            "--merge-when plateau looks at the validation loss, and the task has no validation_data()",
-            hint="give it one, or say when to merge with --pretrain alone",
-        )
     until = 0
     while True:
         until = min(until + patience, training.epochs)
@@ -186,23 +165,6 @@ def levelled(losses: Sequence[float], patience: int) -> bool:
 
 def _in_turn(report: Report | None) -> Trainer:
     return lambda parts, task, training: train_parts(parts, task, training, report=report)
-
-
-class _Clock:
-    """Seconds by what was done in them."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> _Clock:
-        self.name = name
-        return self
-
-    def __enter__(self) -> None:
-        self.begin = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.monotonic() - self.begin
 
 
 def _files(parts: Path) -> list[Path]:

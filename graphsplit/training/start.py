@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from graphsplit.files import MANIFEST_NAME
+from graphsplit.files import MANIFEST_NAME, replaceable
 from graphsplit.training import method
 from graphsplit.training.engines import Job, in_processes, on_ray
 from graphsplit.training.files import open_network, save_as, target_of
-from graphsplit.training.folder import Training, begin, train_parts
+from graphsplit.training.folder import Training, begin, clear, part_folder, train_parts
+from graphsplit.training.locks import held
 from graphsplit.training.loop import Outcome, Report
 from graphsplit.training.loop import train as train_course
-from graphsplit.training.method import Result, Splitter
+from graphsplit.training.method import Result
+from graphsplit.training.run_folder import Splitter
 from graphsplit.training.task import Task, TrainingError, load_task
 from graphsplit.training.together import Stack
 from graphsplit.training.trainee import Layout, make
@@ -87,6 +89,7 @@ def run(
     pretrain: int,
     out: str | os.PathLike[str],
     patience: int | None = None,
+    asked: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -96,6 +99,7 @@ def run(
     jobs: int = 1,
     every: float = 60.0,
     resume: bool = False,
+    force: bool = False,
     other_task: bool = False,
     layout: Layout = "contiguous",
     report: Report | None = None,
@@ -103,19 +107,30 @@ def run(
     """The whole method in the folder `out`: split, train each sub-model for `pretrain` epochs, merge, train on to `epochs`.
 
     `split` writes the split into the folder that it is called with. patience: merge earlier if the sub-models' mean validation
-    loss hasn't fallen for so many epochs. Everything else is as in `train`.
+    loss hasn't fallen for so many epochs. asked: what the split is asked for, by name: only a run that was begun with the same is
+    gone on with. force: start over, with a new split. Everything else is as in `train`.
 
     Raises TrainingError, and what splitting and merging raise.
     """
     found = _task(task, settings, epochs)
     training = Training.of(
-        found, epochs, seed=seed, device=device, every=every, resume=resume, other_task=other_task, layout=layout
+        found,
+        epochs,
+        seed=seed,
+        device=device,
+        every=every,
+        resume=resume,
+        force=force,
+        other_task=other_task,
+        layout=layout,
     )
 
     def train_them(parts: Path, task: Task, first: Training) -> Sequence[Outcome]:
         return train_folder(parts, task, first, settings or {}, stack=stack, engine=engine, jobs=jobs, report=report)
 
-    return method.run(split, found, training, pretrain, out, patience=patience, report=report, train_them=train_them)
+    return method.run(
+        split, found, training, pretrain, out, patience=patience, asked=asked, report=report, train_them=train_them
+    )
 
 
 def train_folder(
@@ -142,9 +157,10 @@ def train_folder(
         raise TrainingError(
             "other processes read the task from its file, and this one has none", hint="write it into one"
         )
-    found = [
-        Job(str(folder), part, str(task.path), training, dict(settings)) for part in begin(folder, training, parts)
-    ]
+    chosen = list(begin(folder, parts))
+    with held(part_folder(folder, part) for part in chosen):
+        clear(folder, training, chosen)
+    found = [Job(str(folder), part, str(task.path), training, dict(settings)) for part in chosen]
     if name == "ray":
         gpus = {"num_gpus": 1} if training.device.startswith("cuda") else {}
         return on_ray(found, address or None, report, **gpus)
@@ -170,11 +186,13 @@ def _train_network(
     target = target_of(path, out)
     if target.exists() and not (training.resume or training.force):
         raise TrainingError(f"{str(target)!r} exists already", hint="add --force to replace it, or choose another -o")
+    replaceable(target)
     torch.manual_seed(training.seed)  # a factory draws the first weights
     trainee = make(task, open_network(path), [0], training.device, training.schedule, training.layout)
     course = training.course(target.with_name(f"{target.stem}-training"), target.name)
-    (outcome,) = train_course(task, trainee, course, report)
-    save_as(trainee.module, path, target)
+    with held([target.with_name(f"{target.stem}-training")]):
+        (outcome,) = train_course(task, trainee, course, report)
+        save_as(trainee.module, path, target)
     return outcome
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from graphsplit.report.tables import number, say, table
@@ -26,7 +27,11 @@ def show_outcomes(console: Console, found: Sequence[Outcome], *, split: bool) ->
 
 def show_result(console: Console, found: Result) -> None:
     """The whole method: what each piece took, and how good the networks were."""
-    rows = [(f"part {one.part}", *_amounts(one)) for one in found.parts]
+    rows = [(f"part {one.part}", *_amounts(one)) for one in found.parts if one.together == 1]
+    for together in {one.together for one in found.parts if one.together > 1}:
+        stacked = [one for one in found.parts if one.together == together]
+        joint = replace(stacked[0], samples=sum(one.samples for one in stacked))
+        rows.append((f"parts {stacked[0].part} to {stacked[-1].part}, stacked", *_amounts(joint)))
     rows.append(("merged", *_amounts(found.merged)))
     columns = [("", "left"), ("epochs", "right"), ("samples", "right"), ("seconds", "right"), ("G mult-adds", "right")]
     say(console, table(columns, rows))

@@ -74,10 +74,10 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
     if not path.is_file():
         raise TrainingError(f"--task {str(path)!r}: there is no such file", hint="a task is a Python file")
     module = _run(path)
-    settings = dict(settings or {})
-    digest = _digest(path, module, settings)
-    for name, text in settings.items():
-        setattr(module, name, _setting(path, module, name, text))
+    given = {name: _setting(path, module, name, text) for name, text in (settings or {}).items()}
+    digest = _digest(path, module, given)
+    for name, value in given.items():
+        setattr(module, name, value)
     for name in REQUIRED:
         if not callable(getattr(module, name, None)):
             raise TrainingError(
@@ -100,8 +100,8 @@ LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING)
 STRUCTURE = (tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE, tokenize.ENDMARKER)
 
 
-def _digest(path: Path, module: ModuleType, settings: Mapping[str, str]) -> str:
-    """What a task does, as a number: see `Task`."""
+def _digest(path: Path, module: ModuleType, settings: Mapping[str, Any]) -> str:
+    """What a task does, as a number: see `Task`. A setting that is the file's own value doesn't count."""
     tokens = tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)
     # how deep a block is indented and how a line ends is layout, that it is and does isn't
     words = [
@@ -109,13 +109,9 @@ def _digest(path: Path, module: ModuleType, settings: Mapping[str, str]) -> str:
         for token in tokens
         if token.type not in LAYOUT
     ]
-    told = {name: text for name, text in settings.items() if name != "EPOCHS" and not _is_text(module, name)}
-    words += [f"{name}={text}" for name, text in sorted(told.items())]
+    told = {name: value for name, value in settings.items() if name != "EPOCHS" and not isinstance(value, str)}
+    words += [f"{name}={value!r}" for name, value in sorted(told.items()) if value != getattr(module, name)]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()
-
-
-def _is_text(module: ModuleType, name: str) -> bool:
-    return isinstance(getattr(module, name, None), str)
 
 
 def _setting(path: Path, module: ModuleType, name: str, text: str) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphsplit.errors import GraphsplitError
 from graphsplit.stacking import unbound
 from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
@@ -69,11 +71,25 @@ def call(module: nn.Module, inputs: Any) -> Any:
     return module(*inputs) if isinstance(inputs, list | tuple) else module(inputs)
 
 
-def batch_of(found: Any, device: torch.device) -> tuple[Any, Any]:
+def outputs_of(trainee: Trainee, inputs: Sequence[Any], name: str = "train_data") -> list[Any]:
+    """A trainee's outputs for what a function of the task gave. Raises TrainingError where the network can't take it."""
+    try:
+        return trainee.outputs(inputs)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, GraphsplitError):
+            raise
+        first = str(error).strip().partition("\n")[0]
+        raise TrainingError(
+            f"the network can't take the inputs of {name}(): {type(error).__name__}: {first:.300}",
+            hint="sub-models take what their source takes: shapes, types and names",
+        ) from error
+
+
+def batch_of(found: Any, device: torch.device, name: str = "train_data") -> tuple[Any, Any]:
     """Inputs and targets of a batch, on the device. Raises TrainingError for a batch that isn't a pair."""
     if not isinstance(found, list | tuple) or len(found) != 2:
         raise TrainingError(
-            f"train_data() gives batches of type {type(found).__name__}, and not pairs of inputs and targets",
+            f"{name}() gives batches of type {type(found).__name__}, and not pairs of inputs and targets",
             hint="several inputs go into a tuple, or into a dictionary by name: ((tokens, mask), targets)",
         )
     inputs, targets = pytree.tree_map(lambda x: x.to(device, non_blocking=True) if torch.is_tensor(x) else x, found)
@@ -141,34 +157,48 @@ def take_up(task: Task, trainee: Trainee, epochs: int, state: Any) -> None:
 
 
 def evaluate(
-    task: Task, trainee: Trainee, data: Any, progress: Callable[[int], None] | None = None
+    task: Task,
+    trainee: Trainee,
+    data: Any,
+    progress: Callable[[int], None] | None = None,
+    *,
+    name: str = "validation_data",
+    most: int | None = None,
 ) -> list[dict[str, float]]:
-    """Loss and metrics of each sub-model over data, means over the samples; all see the same batches."""
+    """Loss and metrics of each sub-model over data, means over the samples; all see the same batches, `most` of them.
+
+    name: of the task's function that gave the data, for messages.
+    """
     found: list[dict[str, tuple[Any, int]]] = [{} for _ in trainee.parts]
     trainee.module.eval()
     with torch.no_grad(), apart(0):
-        for number, item in enumerate(batches(data, "validation_data", task.path)):
-            batch = batch_of(item, trainee.device)
+        for number, item in enumerate(islice(batches(data, name, task.path), most)):
+            batch = batch_of(item, trainee.device, name)
             size = samples(batch)
-            for sums, (name, value) in _measured(task, trainee, batch, found):
-                total, count = sums.get(name, (0.0, 0))
-                sums[name] = total + value * size, count + size
+            for sums, (measure, value) in _measured(task, trainee, batch, found, name):
+                total, count = sums.get(measure, (0.0, 0))
+                sums[measure] = total + value * size, count + size
             if progress is not None:
                 progress(number + 1)
     trainee.module.train()
     if not found[0]:
         raise TrainingError(
-            "there is no batch to evaluate on", hint="validation_data() and test_data() give lists or loaders"
+            f"{name}() gives no batch to evaluate on", hint="validation_data() and test_data() give lists or loaders"
         )
-    return [{name: float(total) / count for name, (total, count) in sums.items()} for sums in found]
+    return [{measure: float(total) / count for measure, (total, count) in sums.items()} for sums in found]
 
 
 def _measured(
-    task: Task, trainee: Trainee, batch: tuple[Any, Any], found: list[dict[str, tuple[Any, int]]]
+    task: Task, trainee: Trainee, batch: tuple[Any, Any], found: list[dict[str, tuple[Any, int]]], data: str
 ) -> Iterator[tuple[dict[str, tuple[Any, int]], tuple[str, Any]]]:
     inputs, targets = batch
-    for sums, outputs in zip(found, trainee.outputs([inputs] * len(trainee.parts)), strict=True):
-        yield sums, ("loss", task.loss(outputs, targets).detach())
+    for sums, outputs in zip(found, outputs_of(trainee, [inputs] * len(trainee.parts), data), strict=True):
+        loss = task.loss(outputs, targets)
+        if not torch.is_tensor(loss) or loss.dim():
+            raise TrainingError(
+                f"loss() doesn't give a scalar tensor for {data}()", hint="take the mean over the batch"
+            )
+        yield sums, ("loss", loss.detach())
         numbers = task.metrics(outputs, targets) if task.metrics is not None else {}
         if not isinstance(numbers, Mapping) or "loss" in numbers:
             raise TrainingError("metrics() doesn't give numbers by names other than loss", hint='such as {"error": …}')
