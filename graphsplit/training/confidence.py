@@ -13,16 +13,19 @@ import torch
 from graphsplit.files import atomic_file
 from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
-from graphsplit.training.trainee import Trainee, batch_of
+from graphsplit.training.trainee import Trainee, batch_of, outputs_of
 
 CONFIDENCE = "confidence.json"
 MOST = 2000
 """So many samples at most: enough for a picture."""
 
 
-def leave_confidence(task: Task, trainee: Trainee, data: Iterable[Any], folder: Path) -> None:
+def leave_confidence(
+    task: Task, trainee: Trainee, data: Iterable[Any], folder: Path, *, name: str = "test_data"
+) -> None:
     """Write what the task's `confidence` gives for the first samples of data, in evaluation mode, to a sub-model's folder.
 
+    name: the task's function that gave the data, for messages.
     Does nothing for a task without that function. Raises TrainingError where it doesn't give a number for each sample.
     """
     if task.confidence is None:
@@ -30,9 +33,9 @@ def leave_confidence(task: Task, trainee: Trainee, data: Iterable[Any], folder: 
     found: list[float] = []
     trainee.module.eval()
     with torch.no_grad(), apart(0):
-        for item in islice(batches(data, "test_data", task.path), MOST):
-            inputs, targets = batch_of(item, trainee.device)
-            (outputs,) = trainee.outputs([inputs])
+        for item in islice(batches(data, name, task.path), MOST):
+            inputs, targets = batch_of(item, trainee.device, name)
+            (outputs,) = outputs_of(trainee, [inputs], name)
             values = task.confidence(outputs, targets)
             if not torch.is_tensor(values) or values.dim() != 1:
                 raise TrainingError(

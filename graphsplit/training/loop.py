@@ -14,15 +14,14 @@ from typing import Any
 
 import torch
 
-from graphsplit.errors import GraphsplitError
 from graphsplit.files import atomic_file
 from graphsplit.training import checkpoint
 from graphsplit.training.board import Board
 from graphsplit.training.checkpoint import Progress
 from graphsplit.training.flops import flop_counter
-from graphsplit.training.streams import Stream, drawn, seed_model
-from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.trainee import Trainee, batch_of, evaluate, samples
+from graphsplit.training.streams import Stream, drawn, held_out, seed_model
+from graphsplit.training.task import Task, TrainingError, blaming
+from graphsplit.training.trainee import Trainee, batch_of, evaluate, outputs_of, samples
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 Report = Callable[[str, int, int], None]
@@ -114,7 +113,7 @@ def train(task: Task, trainee: Trainee, course: Course, report: Report | None = 
     _open(run)
     run.board = Board(course.folder, run.progress.epoch)
     run.begun = run.saved = time.monotonic()
-    validation = drawn(task.validation_data, course.seed) if task.validation_data is not None else None
+    validation = held_out(task, "validation_data", course.seed)
     while run.progress.epoch < course.until:
         _epoch(run)
         _finish_epoch(run, validation)
@@ -169,8 +168,8 @@ def _epoch(run: _Run) -> None:
         _step(run, batches)
         progress.step += 1
         run.report(run.course.title, before + progress.step, whole)
-        if run.task.schedule_each == "step" and trainee.schedule is not None:
-            trainee.schedule.step()
+        if run.task.schedule_each == "step":
+            _step_schedule(run, f"it is stepped after each batch, {run.course.epochs * total} times in all")
         if progress.step < total and time.monotonic() - run.saved > run.course.every:
             _save(run)
 
@@ -180,15 +179,17 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
     progress, trainee = run.progress, run.trainee
     size = samples(batches[0])
     with _Counter(progress, size) if not progress.each else nullcontext():
-        outputs = _outputs(trainee, [inputs for inputs, _ in batches])
+        outputs = outputs_of(trainee, [inputs for inputs, _ in batches])
         losses = [run.task.loss(out, targets) for out, (_, targets) in zip(outputs, batches, strict=True)]
         if not (torch.is_tensor(losses[0]) and losses[0].dim() == 0 and losses[0].requires_grad):
             raise TrainingError(
                 "loss() doesn't give a scalar tensor that depends on the outputs", hint="take the mean over the batch"
             )
         trainee.optimizer.zero_grad(set_to_none=True)
-        trainee.backward(losses)
-    trainee.optimizer.step()
+        with blaming(run.task.path, "the gradient of loss()"):
+            trainee.backward(losses)
+    with blaming(run.task.path, "the optimizer of optimizer()"):
+        trainee.optimizer.step()
     trainee.counted = progress.each
     for at, loss in enumerate(losses):
         run.sums[at] = run.sums[at] + loss.detach() * size
@@ -197,17 +198,10 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
     progress.multiply_adds += round(progress.each * size)
 
 
-def _outputs(trainee: Trainee, inputs: Sequence[Any]) -> list[Any]:
-    try:
-        return trainee.outputs(inputs)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, GraphsplitError):
-            raise
-        first = str(error).strip().partition("\n")[0]
-        raise TrainingError(
-            f"the network can't take the inputs of train_data(): {type(error).__name__}: {first:.300}",
-            hint="sub-models take what their source takes: shapes, types and names",
-        ) from error
+def _step_schedule(run: _Run, hint: str) -> None:
+    if run.trainee.schedule is not None:
+        with blaming(run.task.path, "the schedule of schedule()", hint):
+            run.trainee.schedule.step()
 
 
 class _Counter(AbstractContextManager["_Counter"]):
@@ -232,8 +226,8 @@ def _finish_epoch(run: _Run, validation: Any) -> None:
     if not all(math.isfinite(mean) for mean in means):
         raise _diverged(run, f"loss of epoch {progress.epoch + 1} is {next(m for m in means if not math.isfinite(m))}")
     rates = [group["lr"] for group in trainee.optimizer.param_groups]
-    if run.task.schedule_each == "epoch" and trainee.schedule is not None:
-        trainee.schedule.step()
+    if run.task.schedule_each == "epoch":
+        _step_schedule(run, f"it is stepped after each epoch, {course.epochs} times in all")
     held = evaluate(run.task, trainee, validation) if validation is not None else None
     progress.epoch, progress.step, progress.counted, progress.losses = progress.epoch + 1, 0, 0, []
     run.sums = [torch.zeros((), device=trainee.device) for _ in trainee.parts]

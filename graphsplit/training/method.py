@@ -23,7 +23,7 @@ from graphsplit.training.confidence import leave_confidence
 from graphsplit.training.files import open_network, save_as
 from graphsplit.training.folder import FOLDER, Training, part_folder, train_parts
 from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
-from graphsplit.training.streams import drawn
+from graphsplit.training.streams import held_out
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.trainee import Trainee, evaluate, make, take_up
 
@@ -83,16 +83,16 @@ def run(
     pretrain = trained[0].epochs
     with clock("merge"):
         merged = _merged(parts, task, training, out)
-    made = task.test_data or task.validation_data
-    data = None if made is None else drawn(made, training.seed)
+    judge = "test_data" if task.test_data is not None else "validation_data"
+    data = held_out(task, judge, training.seed)
     scores: dict[str, Mapping[str, float]] = {}
     if data is not None:
         with clock("evaluate"):
             for part, file in enumerate(_files(parts)):
                 alone = make(task, open_network(file), [0], training.device, training.schedule, training.layout)
-                scores[f"part {part}"] = evaluate(task, alone, data)[0]
-                leave_confidence(task, alone, data, part_folder(parts, part))
-            scores["merged"] = evaluate(task, merged.trainee, data)[0]
+                scores[f"part {part}"] = evaluate(task, alone, data, name=judge)[0]
+                leave_confidence(task, alone, data, part_folder(parts, part), name=judge)
+            scores["merged"] = evaluate(task, merged.trainee, data, name=judge)[0]
     course = Course(
         training.epochs,
         training.epochs,
@@ -107,7 +107,7 @@ def run(
     (outcome,) = train(task, merged.trainee, course, report)
     if data is not None:
         with clock("evaluate"):
-            scores["trained"] = evaluate(task, merged.trainee, data)[0]
+            scores["trained"] = evaluate(task, merged.trainee, data, name=judge)[0]
     return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores, pretrain)
 
 

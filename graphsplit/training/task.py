@@ -18,10 +18,12 @@ import hashlib
 import importlib.util
 import io
 import os
+import re
 import sys
 import tokenize
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +94,9 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
         raise TrainingError(f"{str(path)!r}: EPOCHS is {epochs!r}, and no number of epochs")
     if each not in EACH:
         raise TrainingError(f"{str(path)!r}: SCHEDULE_EACH is {each!r}", hint=f"choose {' or '.join(EACH)}")
-    found = {name: _guarded(path, getattr(module, name)) for name in (*REQUIRED, *OPTIONAL) if hasattr(module, name)}
+    found = {
+        name: _guarded(path, name, getattr(module, name)) for name in (*REQUIRED, *OPTIONAL) if hasattr(module, name)
+    }
     return Task(**found, epochs=epochs, schedule_each=each, path=path.absolute(), digest=digest)
 
 
@@ -149,42 +153,55 @@ def _run(path: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     sys.modules[name] = module
-    try:
+    with blaming(path, "the file"):
         spec.loader.exec_module(module)
-    except GraphsplitError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _failure(path, "the file", error) from error
     return module
 
 
-def _guarded(path: Path, function: Callable[..., Any]) -> Callable[..., Any]:
+@contextmanager
+def blaming(path: Path | None, what: str, hint: str = "") -> Iterator[None]:
+    """Whatever code of the user's raises inside becomes a TrainingError: what raised it, where in the task's file, and why.
+
+    That a task ends the program is an error too: nothing would say that the training isn't done.
+    """
+    try:
+        yield
+    except GraphsplitError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failure(path or Path("the task"), what, error, hint) from error
+
+
+def _guarded(path: Path, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the user's whose failures say where in the file they came up."""
 
     def guarded(*args: Any) -> Any:
-        try:
+        with blaming(path, f"{name}()"):
             return function(*args)
-        except GraphsplitError:
-            raise
-        except Exception as error:
-            raise _failure(path, f"{function.__name__}()", error) from error
 
     return guarded
 
 
 def batches(data: Iterable[Any], name: str, path: Path | None) -> Iterator[Any]:
     """The batches of a task's data; code of the user's that fails in them is said where it stands."""
-    try:
+    with blaming(path, f"the data of {name}()"):
         yield from data
-    except GraphsplitError:
-        raise
-    except Exception as error:
-        raise _failure(path or Path("the task"), f"the data of {name}()", error) from error
 
 
-def _failure(path: Path, what: str, error: BaseException) -> TrainingError:
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
-    places = places or [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]
-    where = f"{path}:{places[-1].lineno}" if places else str(path)
-    line = f" ({places[-1].line})" if places and places[-1].line else ""
-    return TrainingError(f"{where}: {what} raised {type(error).__name__}: {error}{line}")
+WORKER = re.compile(r"Caught \w+ in .*\nOriginal Traceback")
+"""What torch makes of an error in a loader's worker: the whole traceback, as the message of another error."""
+
+
+def _failure(path: Path, what: str, error: BaseException, hint: str = "") -> TrainingError:
+    places = [(Path(f.filename), f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__)]
+    said = f"{type(error).__name__}: {error}"
+    if WORKER.match(str(error)):
+        lines = str(error).strip().splitlines()
+        found = [re.match(r' +File "(.*)", line (\d+)', line) for line in lines]
+        places = [(Path(m[1]), int(m[2]), lines[i + 1].strip()) for i, m in enumerate(found[:-1]) if m]
+        said = lines[-1]
+    theirs = [place for place in places if place[0] != Path(__file__)]  # a task's file may well be called task.py
+    own = [place for place in theirs if place[0] == path.absolute()] or [p for p in theirs if p[0].name == path.name]
+    where = f"{path}:{own[-1][1]}" if own else str(path)
+    line = f" ({own[-1][2]})" if own and own[-1][2] else ""
+    return TrainingError(f"{where}: {what} raised {said}{line}", hint=hint)

@@ -17,7 +17,7 @@ from graphsplit.training.checkpoint import Progress, save
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, identity, train
 from graphsplit.training.streams import Stream, drawn
 from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.trainee import Layout, Trainee, batch_of, make, same_shapes, take_up
+from graphsplit.training.trainee import Layout, Trainee, batch_of, fed, make, same_shapes, take_up
 
 Stack = Literal["auto", "on", "off"]
 WAY = "way.json"
@@ -34,6 +34,7 @@ def way_of(
     stacked: Stack,
     place: Path,
     device: str,
+    epochs: int,
     layout: Layout = "contiguous",
 ) -> str:
     """How to train: in turn, or stacked with a memory layout. Measured once, on the task's own batches, and then kept.
@@ -50,7 +51,7 @@ def way_of(
         return way
     seconds: dict[str, float] = content.get("seconds", {})
     if content.get("on") != [device, layout]:
-        seconds, refused = _measured(task, modules, parts, device, layout)
+        seconds, refused = _measured(task, modules, parts, device, epochs, layout)
         if len(seconds) < 2:
             if stacked == "on":
                 raise TrainingError(f"--stack on: {refused}", hint="--stack auto trains in turn what can't be stacked")
@@ -63,10 +64,10 @@ def way_of(
 
 
 def _measured(
-    task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, layout: Layout
+    task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, epochs: int, layout: Layout
 ) -> tuple[dict[str, float], str]:
     """The seconds of a step in each way that is possible, and why the others aren't."""
-    trainees = [make(task, module, [part], device, 1, layout) for module, part in zip(modules, parts, strict=True)]
+    trainees = [make(task, module, [part], device, epochs, layout) for module, part in zip(modules, parts, strict=True)]
     try:
         refuse_unknown(trainees[0].optimizer)
     except UnsupportedError as error:
@@ -82,7 +83,8 @@ def _measured(
     if isinstance(inputs, Mapping):
         return {}, "inputs by name can't be stacked"
     batch = tuple(inputs) if isinstance(inputs, list) else inputs, targets
-    chosen = choose(modules, batch, task.loss, repeats=REPEATS)
+    with fed("train_data"):
+        chosen = choose(modules, batch, task.loss, repeats=REPEATS)
     return {str(way): passed for way, passed in chosen.seconds.items()}, chosen.refused
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphsplit.errors import GraphsplitError
 from graphsplit.stacking import unbound
 from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
@@ -69,14 +71,37 @@ def call(module: nn.Module, inputs: Any) -> Any:
     return module(*inputs) if isinstance(inputs, list | tuple) else module(inputs)
 
 
-def batch_of(found: Any, device: torch.device) -> tuple[Any, Any]:
-    """Inputs and targets of a batch, on the device. Raises TrainingError for a batch that isn't a pair."""
+def outputs_of(trainee: Trainee, inputs: Sequence[Any], name: str = "train_data") -> list[Any]:
+    """Each sub-model's outputs, given inputs from the data of the task's function `name`. Raises TrainingError."""
+    with fed(name):
+        return trainee.outputs(inputs)
+
+
+@contextmanager
+def fed(name: str) -> Iterator[None]:
+    """What a network raises inside becomes a TrainingError about the inputs that it was given; want of memory isn't theirs."""
+    try:
+        yield
+    except (GraphsplitError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise TrainingError(
+            f"the network can't take the inputs of {name}(): {type(error).__name__}: {first:.300}",
+            hint="sub-models take what their source takes: shapes, types, names, and as many tokens",
+        ) from error
+
+
+def batch_of(found: Any, device: torch.device, name: str = "train_data") -> tuple[Any, Any]:
+    """Inputs and targets of a batch from the task's function `name`, on the device. Raises TrainingError for anything else."""
     if not isinstance(found, list | tuple) or len(found) != 2:
         raise TrainingError(
-            f"train_data() gives batches of type {type(found).__name__}, and not pairs of inputs and targets",
+            f"{name}() gives batches of type {type(found).__name__}, and not pairs of inputs and targets",
             hint="several inputs go into a tuple, or into a dictionary by name: ((tokens, mask), targets)",
         )
     inputs, targets = pytree.tree_map(lambda x: x.to(device, non_blocking=True) if torch.is_tensor(x) else x, found)
+    if not samples((inputs, targets)):
+        raise TrainingError(f"{name}() gives a batch without samples", hint="leave it out: it has no mean loss")
     return inputs, targets
 
 
@@ -94,6 +119,8 @@ def make(
     layout: Layout = "contiguous",
 ) -> Trainee:
     """Put a module on its device, in a memory layout, and give it the task's optimizer and schedule. Raises TrainingError."""
+    if str(device).partition(":")[0] == "meta":
+        raise TrainingError("--device meta: it keeps no numbers, and can't train", hint="choose cpu or cuda")
     try:
         place = torch.device(device)
         module = module.to(place).train()
@@ -141,35 +168,44 @@ def take_up(task: Task, trainee: Trainee, epochs: int, state: Any) -> None:
 
 
 def evaluate(
-    task: Task, trainee: Trainee, data: Any, progress: Callable[[int], None] | None = None
+    task: Task,
+    trainee: Trainee,
+    data: Any,
+    progress: Callable[[int], None] | None = None,
+    *,
+    name: str = "validation_data",
 ) -> list[dict[str, float]]:
-    """Loss and metrics of each sub-model over data, means over the samples; all see the same batches."""
+    """Loss and metrics of each sub-model over data, means over the samples; all see the same batches.
+
+    name: the task's function that gave the data, for messages. Raises TrainingError.
+    """
     found: list[dict[str, tuple[Any, int]]] = [{} for _ in trainee.parts]
     trainee.module.eval()
     with torch.no_grad(), apart(0):
-        for number, item in enumerate(batches(data, "validation_data", task.path)):
-            batch = batch_of(item, trainee.device)
-            size = samples(batch)
-            for sums, (name, value) in _measured(task, trainee, batch, found):
-                total, count = sums.get(name, (0.0, 0))
-                sums[name] = total + value * size, count + size
+        for number, item in enumerate(batches(data, name, task.path)):
+            inputs, targets = batch_of(item, trainee.device, name)
+            size = samples((inputs, targets))
+            outputs = outputs_of(trainee, [inputs] * len(trainee.parts), name)
+            try:
+                for sums, (key, value) in _measured(task, outputs, targets, found):
+                    total, count = sums.get(key, (0.0, 0))
+                    sums[key] = total + value * size, count + size
+            except TrainingError as error:  # loss() got through the training data, as a rule
+                raise TrainingError(f"{error.message}; on a batch of {name}()", hint=error.hint) from error
             if progress is not None:
                 progress(number + 1)
     trainee.module.train()
     if not found[0]:
-        raise TrainingError(
-            "there is no batch to evaluate on", hint="validation_data() and test_data() give lists or loaders"
-        )
+        raise TrainingError(f"{name}() gives no batch", hint="leave the function out where there is no such data")
     return [{name: float(total) / count for name, (total, count) in sums.items()} for sums in found]
 
 
 def _measured(
-    task: Task, trainee: Trainee, batch: tuple[Any, Any], found: list[dict[str, tuple[Any, int]]]
+    task: Task, outputs: Sequence[Any], targets: Any, found: list[dict[str, tuple[Any, int]]]
 ) -> Iterator[tuple[dict[str, tuple[Any, int]], tuple[str, Any]]]:
-    inputs, targets = batch
-    for sums, outputs in zip(found, trainee.outputs([inputs] * len(trainee.parts)), strict=True):
-        yield sums, ("loss", task.loss(outputs, targets).detach())
-        numbers = task.metrics(outputs, targets) if task.metrics is not None else {}
+    for sums, own in zip(found, outputs, strict=True):
+        yield sums, ("loss", task.loss(own, targets).detach())
+        numbers = task.metrics(own, targets) if task.metrics is not None else {}
         if not isinstance(numbers, Mapping) or "loss" in numbers:
             raise TrainingError("metrics() doesn't give numbers by names other than loss", hint='such as {"error": …}')
         for name, value in numbers.items():
