@@ -9,6 +9,7 @@ is about processes, not about power: nothing is forced out to the disk.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -26,7 +27,7 @@ try:
 except ImportError:  # pragma: no cover - Windows has no flock: stale folders stay until someone deletes them
     fcntl = None
 
-__all__ = ["FOLDER_FILES", "MANIFEST_NAME", "OutputError", "OutputFolder", "atomic_file", "inside", "sha256"]
+__all__ = ["FOLDER_FILES", "MANIFEST_NAME", "OutputError", "OutputFolder", "atomic_file", "finite", "inside", "sha256"]
 
 MANIFEST_NAME = "manifest.json"
 FOLDER_FILES = (MANIFEST_NAME, "submodel_*", "source*", "merged*")
@@ -296,3 +297,12 @@ def _replace_files(stage: Path, target: Path, sides: Iterable[str]) -> None:
         for name in moved:
             (old / name).rename(target.parent / name)
         raise OutputError(f"cannot write {str(target)!r}: {error.strerror}") from error
+
+
+def finite(content: object) -> object:
+    """The content with numbers that JSON has no word for as text: "inf", "-inf", "nan"."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content

@@ -370,6 +370,24 @@ def test_one_part_alone_doesn_t_end_a_stacked_training(tmp_path: Path, double_ta
         assert (folder / "training" / "stacked" / CHECKPOINT).exists()
 
 
+def _strictly(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+@pytest.mark.parametrize("stack", ["off", "on"])
+def test_metrics_that_are_no_numbers_are_json_all_the_same(tmp_path: Path, double_task: Task, stack: Any) -> None:
+    """And numbers again in the outcome, before and after a resume."""
+    task = replace(double_task, metrics=lambda *_: {"error": float("nan"), "most": float("-inf"), "least": 1.5})
+    folder = split_calm(tmp_path / "parts")
+    for epochs in (1, 2):
+        for one in train_parts(folder, task, Training(epochs, 2, resume=True), stack=stack):
+            assert [str(line["validation"]["error"]) for line in one.history] == ["nan"] * epochs
+            assert one.history[0]["validation"]["most"] == -float("inf")
+    text = (part_folder(folder, 1) / METRICS).read_text().splitlines()
+    held = _strictly(text[1])["validation"]
+    assert (held["error"], held["most"], held["least"]) == ("nan", "-inf", 1.5)
+
+
 # -- data order -----------------------------------------------------------------------------------------------
 
 

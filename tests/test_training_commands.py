@@ -28,6 +28,7 @@ from tests.commands import Run, runner
 from tests.test_training import PLAIN, net, weights
 
 ROOT = Path(__file__).parent.parent
+NAN = float("nan")
 GLYPHS = ROOT / "models" / "glyphs_task.py"
 
 
@@ -172,9 +173,12 @@ def test_confidence_is_kept_of_some_samples(small: Path) -> None:
         pytest.param((5, 4, 3, 2, 4, 4, 1, 1), [2, 4, 6], id="up again"),
         pytest.param((1, 4, 3, 2, 4, 4, 1, 1), [2, 4], id="best at first"),
         pytest.param((8, 7, 6, 5, 4, 3, 2, 1), [2, 4, 6, 7], id="falls to the end"),
+        pytest.param((NAN, 7, 6, 5, 4, 3, 2, 1), [2, 4, 6, 7], id="not a number at first"),
+        pytest.param((NAN,) * 8, [2, 4, 6, 7], id="never a number"),
+        pytest.param((5, 4, NAN, NAN, 4, 4, 4, 4), [2, 4, 6], id="not a number in between"),
     ],
 )
-def test_when_a_plateau_is_seen(small: Path, losses: Sequence[int], asked: list[int]) -> None:
+def test_when_a_plateau_is_seen(small: Path, losses: Sequence[float], asked: list[int]) -> None:
     """It is looked for every second epoch, in the mean of the parts' validation losses, which each alone don't show."""
     epochs: list[int] = []
 

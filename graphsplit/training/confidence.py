@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphsplit.files import atomic_file
+from graphsplit.files import atomic_file, finite
 from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
 from graphsplit.training.trainee import Trainee, batch_of, outputs_of
@@ -47,4 +47,4 @@ def leave_confidence(
                 break
     trainee.module.train()
     with atomic_file(folder / CONFIDENCE, force=True) as staged:
-        staged.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        staged.write_text(json.dumps(finite(found), allow_nan=False) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -19,6 +18,7 @@ from graphsplit.training import checkpoint
 from graphsplit.training.board import Board
 from graphsplit.training.checkpoint import Progress
 from graphsplit.training.flops import flop_counter
+from graphsplit.training.history import read, written
 from graphsplit.training.streams import Stream, drawn, held_out, seed_model
 from graphsplit.training.task import Task, TrainingError, blaming
 from graphsplit.training.trainee import Trainee, batch_of, evaluate, outputs_of, samples
@@ -248,7 +248,7 @@ def _finish_epoch(run: _Run, validation: Any) -> None:
         run.history += lines
         return
     with (course.folder / METRICS).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.write(written(lines))
     progress.lines += len(lines)
     run.board.write(lines)
     if progress.epoch >= course.until or time.monotonic() - run.saved > course.every:
@@ -303,7 +303,7 @@ def outcome_of(
 ) -> list[Outcome]:
     """What a training came to, from what a checkpoint says of it and its metrics file, if there is one."""
     if metrics is not None:
-        history = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        history = read(metrics)
     return [
         Outcome(
             part,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -175,9 +176,18 @@ def _pretrained(
         found = train_them(parts, task, replace(training, epochs=until))
         each = zip(*(one.history[:until] for one in found), strict=True)
         losses = [sum(line["validation"]["loss"] for line in lines) / len(lines) for lines in each]
-        best = min(range(len(losses)), key=losses.__getitem__) + 1
-        if until == training.epochs or until - best >= patience:
+        if until == training.epochs or _flat(losses, patience):
             return found
+
+
+def _flat(losses: Sequence[float], patience: int) -> bool:
+    """Whether the loss hasn't fallen for so many epochs.
+
+    An epoch whose loss isn't finite says nothing of whether it falls: it is neither the lowest nor one of those that wait.
+    Comparing it would: nothing is lower than a NaN, so one at the start would be the lowest for good.
+    """
+    known = [loss for loss in losses if math.isfinite(loss)]
+    return bool(known) and len(known) - 1 - known.index(min(known)) >= patience
 
 
 def _in_turn(report: Report | None) -> Trainer:

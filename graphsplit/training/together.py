@@ -14,6 +14,7 @@ from graphsplit.files import atomic_file
 from graphsplit.stacking import choose, fastest, stack, stack_optimizers, unstack, unstack_optimizer
 from graphsplit.stacking.optimizers import refuse_unknown
 from graphsplit.training.checkpoint import Progress, save
+from graphsplit.training.history import written
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, identity, train
 from graphsplit.training.streams import Stream, drawn
 from graphsplit.training.task import Task, TrainingError
@@ -150,5 +151,5 @@ def leave(task: Task, trainee: Trainee, outcome: Outcome, course: Course, folder
     )
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / METRICS, force=True) as staged:
-        staged.write_text("".join(json.dumps(line) + "\n" for line in outcome.history), encoding="utf-8")
+        staged.write_text(written(outcome.history), encoding="utf-8")
     save(folder / CHECKPOINT, trainee, progress, identity(course, trainee, task))
