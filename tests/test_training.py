@@ -844,6 +844,56 @@ def test_optimizers_with_hooks_train_in_turn(tmp_path: Path, double_task: Task) 
     assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
 
 
+def test_sub_models_with_hooks_train_in_turn(tmp_path: Path, double_task: Task) -> None:
+    """And a hook on a place inside one, which no code calls, is refused."""
+    calls = []
+
+    def hooked(model: Any) -> torch.optim.Optimizer:
+        model.register_forward_hook(lambda *_: calls.append(1))
+        return double_task.optimizer(model)
+
+    def lost(model: Any) -> torch.optim.Optimizer:
+        model.up.register_forward_hook(lambda *_: calls.append(1))
+        return double_task.optimizer(model)
+
+    folder = split_calm(tmp_path / "parts")
+    task = replace(double_task, optimizer=hooked)
+    with pytest.raises(TrainingError, match=r"--stack on: a sub-model has forward or backward hooks"):
+        train_parts(folder, task, Training(1, 1), stack="on")
+    calls.clear()
+    assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
+    assert len(calls) >= 10
+    with pytest.raises(graphsplit.GraphsplitError, match="a hook here would never be called"):
+        train_parts(folder, replace(double_task, optimizer=lost), Training(1, 1, force=True), stack="auto")
+
+
+def test_samplers_that_never_end_are_looked_at_so_deep(task_file: Path) -> None:
+    class Endless:
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Any:
+            return iter([(torch.ones(2, 6), torch.zeros(2))])
+
+        @property
+        def sampler(self) -> Any:
+            return Endless()
+
+    ring = Endless()
+    assert len(batches(Stream(ring, 0, 0), 0)) == 1
+
+
+def test_spawned_workers_read_a_task_s_data_with_its_settings(tmp_path: Path) -> None:
+    """They import its module anew."""
+    spawned = PLAIN.replace("batch_size=5", 'batch_size=5, num_workers=1, multiprocessing_context="spawn"')
+    found = []
+    for name, text in (("plain", PLAIN), ("spawned", spawned)):
+        (tmp_path / f"{name}.py").write_text(text.replace("x + 0.1 * torch.randn(6)", "x * RATE"))
+        task = load_task(tmp_path / f"{name}.py", {"RATE": "0.25"})
+        found.append(batches(Stream(task.train_data(), 0, 0), 0))
+    assert found[0] == found[1]
+
+
 def test_attention_counts_on_the_cpu() -> None:
     from graphsplit.training.flops import flop_counter
 

@@ -469,6 +469,43 @@ def test_what_a_process_refuses_ends_the_training(small: Path, monkeypatch: pyte
     assert "Traceback" not in str(caught.value)
 
 
+SAYING = PLAIN + "\nprint('made')\n"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_a_task_prints_is_no_result(
+    run: Run, small: Path, jobs: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (small / "task.py").write_text(SAYING)
+    done = run("train", "parts", "--task", "task.py", "--epochs", 1, "--stack", "off", "--jobs", jobs, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert len(json.loads(done.stdout)["outcomes"]) == 2
+    assert done.stderr.count("made") == (1 if jobs == 1 else 3)
+
+
+def test_a_process_s_refusal_is_told_apart_from_what_its_task_says(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (small / "task.py").write_text(SAYING.replace("cross_entropy(outputs", "cross_entropy(outputs[0]"))
+    with pytest.raises(TrainingError) as caught:
+        in_processes(jobs_of(small, Training(1, 1)), 1)
+    assert caught.value.message.startswith(f"part 0: {small / 'task.py'}:28: loss() raised")
+    assert "made" in capsys.readouterr().err
+
+
+def test_a_process_that_crashes_is_told_by_its_last_line(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    crash = "\nimport graphsplit.training.start as start\ndel start.train_parts\n"
+    (small / "task.py").write_text(PLAIN + crash)
+    with pytest.raises(TrainingError, match=r"^part 0: NameError: name 'train_parts' is not defined$"):
+        in_processes(jobs_of(small, Training(1, 1)), 1)
+    assert '\nTraceback (most recent call last):\n  File "' in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Any:
     """A Ray cluster of three nodes on this machine, with a processor each."""

@@ -22,6 +22,10 @@ State = tuple[torch.Tensor, Any, Any, Sequence[torch.Tensor]]
 """Of torch's, numpy's and Python's global generators, and of others of torch's."""
 
 
+DEEPEST = 50
+"""So many samplers of samplers at most are looked at."""
+
+
 class Stream:
     """The batches of one part. `data` is what the `train_data` of a task (at `path`) gave: it is gone through once an epoch."""
 
@@ -78,9 +82,12 @@ class Stream:
 
 
 def _holders(data: Any) -> list[Any]:
-    """A loader and its samplers, and the samplers that these draw from."""
+    """A loader and its samplers, and the samplers that these draw from: each once, for they may hold each other.
+
+    An object that makes its samplers as they are asked for may have no last one.
+    """
     found, waiting = list[Any](), [data]
-    while waiting:
+    while waiting and len(found) < DEEPEST:
         one = waiting.pop()
         if one is not None and not any(one is known for known in found):
             found.append(one)

@@ -20,6 +20,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 import tokenize
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -80,6 +81,7 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
     digest = _digest(path, module, settings)
     for name, text in settings.items():
         setattr(module, name, _setting(path, module, name, text))
+    _importable(path, module, settings)
     for name in REQUIRED:
         if not callable(getattr(module, name, None)):
             raise TrainingError(
@@ -143,7 +145,7 @@ def _setting(path: Path, module: ModuleType, name: str, text: str) -> Any:
 
 
 def _run(path: Path) -> ModuleType:
-    """The file as a module under a name of its own, its folder importable: data loaders' workers import it again."""
+    """The file as a module under a name of its own, its folder importable."""
     name = f"graphsplit_task_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -156,6 +158,21 @@ def _run(path: Path) -> ModuleType:
     with blaming(path, "the file"):
         spec.loader.exec_module(module)
     return module
+
+
+SHIMS: list[tempfile.TemporaryDirectory[str]] = []
+"""A folder of this process's, on the path that processes which it spawns begin with."""
+
+
+def _importable(path: Path, module: ModuleType, settings: Mapping[str, str]) -> None:
+    """Let spawned processes import the task by its module's name, with its settings: workers of loaders unpickle its classes."""
+    if not SHIMS:
+        SHIMS.append(tempfile.TemporaryDirectory(prefix="graphsplit-task-"))
+        sys.path.append(SHIMS[0].name)
+    file = repr(str(path.absolute()))
+    lines = [f"__file__ = {file}", f"with open({file}, 'rb') as file:\n    exec(compile(file.read(), {file}, 'exec'))"]
+    lines += [f"{name} = {getattr(module, name)!r}" for name in settings]
+    (Path(SHIMS[0].name) / f"{module.__name__}.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from graphsplit.errors import UnsupportedError
+from graphsplit.executor import OnnxModule
 from graphsplit.files import atomic_file
 from graphsplit.stacking import choose, fastest, stack, stack_optimizers, unstack, unstack_optimizer
 from graphsplit.stacking.optimizers import refuse_unknown
@@ -68,6 +69,8 @@ def _measured(
     task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, epochs: int, layout: Layout
 ) -> tuple[dict[str, float], str]:
     """The seconds of a step in each way that is possible, and why the others aren't."""
+    if any(isinstance(module, OnnxModule) for module in modules):
+        return {}, "sub-models that are ONNX files can't be stacked"
     trainees = [make(task, module, [part], device, epochs, layout) for module, part in zip(modules, parts, strict=True)]
     try:
         refuse_unknown(trainees[0].optimizer)
