@@ -867,6 +867,12 @@ def test_sub_models_with_hooks_train_in_turn(tmp_path: Path, double_task: Task) 
         train_parts(folder, replace(double_task, optimizer=lost), Training(1, 1, force=True), stack="auto")
 
 
+def test_onnx_sub_models_aren_t_stacked(tmp_path: Path, task_file: Path) -> None:
+    graphsplit.split(ROOT / "models" / "lenet.onnx", 2, out=tmp_path / "parts")
+    with pytest.raises(TrainingError, match=r"^--stack on: sub-models that are ONNX files can't be stacked\n"):
+        train_parts(tmp_path / "parts", load_task(task_file), Training(1, 1), stack="on")
+
+
 def test_samplers_that_never_end_are_looked_at_so_deep(task_file: Path) -> None:
     class Endless:
         def __len__(self) -> int:
