@@ -9,6 +9,7 @@ is about processes, not about power: nothing is forced out to the disk.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -32,6 +33,7 @@ __all__ = [
     "OutputError",
     "OutputFolder",
     "atomic_file",
+    "finite",
     "inside",
     "replaceable",
     "sha256",
@@ -310,3 +312,12 @@ def _replace_files(stage: Path, target: Path, sides: Iterable[str]) -> None:
         for name in moved:
             (old / name).rename(target.parent / name)
         raise OutputError(f"cannot write {str(target)!r}: {error.strerror}") from error
+
+
+def finite(content: object) -> object:
+    """The content with numbers that JSON has no word for as text: "inf", "-inf", "nan"."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content

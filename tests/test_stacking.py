@@ -437,6 +437,22 @@ def test_hot_ops_run_once_for_all_parts() -> None:
     assert "unbind" not in "\n".join(code(stack([resnet, resnet], (torch.randn(2, 3, 64, 64),)), training=True))
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_statistics_of_a_single_value_are_refused(flat: bool) -> None:
+    """As torch refuses them in the unsplit network: their variance, and the running one from then on, is no number."""
+    first: list[nn.Module] = [nn.Linear(2, 8), nn.BatchNorm1d(8)] if flat else [nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8)]
+    source = nn.Sequential(*first, nn.Flatten(), nn.Linear(8, 4)).train()
+    rows = torch.randn(4, 2) if flat else torch.randn(4, 2, 3, 3)
+    parts = split_module(source, (rows,), k=2).submodels
+    stacked = stack([part.train() for part in parts])
+    assert parts[0](rows).isfinite().all()
+    for module, x in ((source, rows[:1]), (parts[0], rows[:1]), (stacked, torch.stack([rows[:1]] * 2))):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            module(x)
+    assert parts[0].eval()(rows[:1]).isfinite().all()
+    assert all(buffer.isfinite().all() for module in (*parts, stacked) for buffer in module.buffers())
+
+
 def test_unequal_shapes_are_refused() -> None:
     torch.manual_seed(0)
     parts = split_module(LeNet(5, 8, 20), (torch.randn(2, 1, 28, 28),), k=2).submodels

@@ -370,6 +370,24 @@ def test_one_part_alone_doesn_t_end_a_stacked_training(tmp_path: Path, double_ta
         assert (folder / "training" / "stacked" / CHECKPOINT).exists()
 
 
+def _strictly(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+@pytest.mark.parametrize("stack", ["off", "on"])
+def test_metrics_that_are_no_numbers_are_json_all_the_same(tmp_path: Path, double_task: Task, stack: Any) -> None:
+    """And numbers again in the outcome, before and after a resume."""
+    task = replace(double_task, metrics=lambda *_: {"error": float("nan"), "most": float("-inf"), "least": 1.5})
+    folder = split_calm(tmp_path / "parts")
+    for epochs in (1, 2):
+        for one in train_parts(folder, task, Training(epochs, 2, resume=True), stack=stack):
+            assert [str(line["validation"]["error"]) for line in one.history] == ["nan"] * epochs
+            assert one.history[0]["validation"]["most"] == -float("inf")
+    text = (part_folder(folder, 1) / METRICS).read_text().splitlines()
+    held = _strictly(text[1])["validation"]
+    assert (held["error"], held["most"], held["least"]) == ("nan", "-inf", 1.5)
+
+
 # -- data order -----------------------------------------------------------------------------------------------
 
 
@@ -522,6 +540,7 @@ def _failing(text: str, old: str, new: str) -> Callable[[Path], Task]:
 
 
 PLAIN = TASK.format(each="epoch", optimizer="SGD")
+HELD_OUT = "torch.sin(torch.arange(6.0) * torch.arange(1.0, 9.0)[:, None]), torch.arange(8) % 4"
 FAILING = {
     "loss fails": (
         _failing(PLAIN, "cross_entropy(outputs", "cross_entropy(outputs[0]"),
@@ -551,6 +570,66 @@ FAILING = {
         _failing(PLAIN, "x = torch.sin", "x = torch.sinus"),
         r"task.py:\d+: the data of train_data\(\) raised Attr",
     ),
+    "validation data of another shape": (
+        _failing(PLAIN, "arange(6.0) * torch.arange(1.0", "arange(5.0) * torch.arange(1.0"),
+        r"the network can't take the inputs of validation_data\(\): RuntimeError: mat1",
+    ),
+    "validation targets that fit no output": (
+        _failing(PLAIN, "torch.arange(8) % 4", "torch.arange(8)"),
+        r"task.py:\d+: loss\(\) raised IndexError: .*; on a batch of validation_data\(\)",
+    ),
+    "no pairs to validate on": (
+        _failing(PLAIN, f"[({HELD_OUT})]", "[torch.ones(3, 6)]"),
+        r"^validation_data\(\) gives batches",
+    ),
+    "no validation data": (_failing(PLAIN, f"[({HELD_OUT})]", "None"), r"validation_data\(\) gives a NoneType"),
+    "validation data for once": (
+        _failing(PLAIN, f"[({HELD_OUT})]", f"iter([({HELD_OUT})])"),
+        r"validation_data\(\) gives a list_iterator, which can be gone through once",
+    ),
+    "no validation batch": (_failing(PLAIN, f"[({HELD_OUT})]", "[]"), r"validation_data\(\) gives no batch"),
+    "no sample": (
+        _failing(PLAIN, "DataLoader(Noisy(), batch_size=5, shuffle=True)", "[(torch.ones(0, 6), torch.ones(0))]"),
+        r"train_data\(\) gives a batch without samples",
+    ),
+    "no sample to validate on": (
+        _failing(PLAIN, f"[({HELD_OUT})]", "[(torch.ones(0, 6), torch.ones(0))]"),
+        r"validation_data\(\) gives a batch without samples",
+    ),
+    "a schedule that ends": (
+        _failing(PLAIN, "ExponentialLR(optimizer, 0.95)", "OneCycleLR(optimizer, 0.1, total_steps=1)"),
+        r"task.py: the schedule of schedule\(\) raised ValueError: Tried to step 2 times.*\n.*after each epoch, 2 times",
+    ),
+    "a schedule's own function": (
+        _failing(PLAIN, "ExponentialLR(optimizer, 0.95)", "LambdaLR(optimizer, lambda at: [1.0][at])"),
+        r"task.py:\d+: the schedule of schedule\(\) raised IndexError",
+    ),
+    "an optimizer of sparse gradients": (
+        _failing(PLAIN, "optim.SGD", "optim.SparseAdam"),
+        r"task.py: the optimizer of optimizer\(\) raised RuntimeError: SparseAdam does not",
+    ),
+    "it ends the program": (
+        _failing(
+            PLAIN, "    return torch.nn.functional.cross", "    raise SystemExit(3)\n    torch.nn.functional.cross"
+        ),
+        r"task.py:\d+: loss\(\) raised SystemExit: 3",
+    ),
+    "data end the program": (
+        _failing(PLAIN, "x = torch.sin(", "x = exit("),
+        r"task.py:\d+: the data of train_data\(\) raised SystemExit",
+    ),
+    "a loader's worker": (
+        _failing(PLAIN.replace("batch_size=5", "batch_size=5, num_workers=1"), "x = torch.sin(", "x = torch.sinus("),
+        r"task.py:15: the data of train_data\(\) raised AttributeError: module 'torch' has no attribute 'sinus' \(x =",
+    ),
+    "a length": (
+        _failing(
+            PLAIN,
+            "DataLoader(Noisy(), batch_size=5, shuffle=True)",
+            "type('', (list,), {'__len__': lambda _: 1 // 0})()",
+        ),
+        r"task.py:\d+: the length of train_data\(\) raised ZeroDivisionError",
+    ),
     "diverges": (_failing(PLAIN, "RATE = 0.05", "RATE = 1e30"), "the loss of epoch 1 is"),
 }
 
@@ -560,7 +639,77 @@ def test_a_task_that_fails_says_where(tmp_path: Path, name: str) -> None:
     build, message = FAILING[name]
     with pytest.raises(TrainingError, match=message):
         task = build(tmp_path / "task.py")
-        train(task, make(task, net(), [0], "cpu", 1), Course(1, 1))
+        train(task, make(task, net(), [0], "cpu", 2), Course(2, 2))
+
+
+class _Reading(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.down = nn.Embedding(10, 8), nn.Linear(8, 4)
+
+    def forward(self, tokens: torch.Tensor) -> Any:
+        return self.down(self.words(tokens).mean(1))
+
+
+@pytest.mark.parametrize(("train_most", "held_out_most", "name"), [(10, 9, "train_data"), (9, 10, "validation_data")])
+def test_tokens_that_a_network_doesn_t_have_are_told_of_the_data_s_function(
+    task_file: Path, train_most: int, held_out_most: int, name: str
+) -> None:
+    def data(most: int) -> list[Any]:
+        return [(torch.full((2, 3), most), torch.zeros(2, dtype=torch.long))]
+
+    task = replace(
+        load_task(task_file), train_data=lambda: data(train_most), validation_data=lambda: data(held_out_most)
+    )
+    with pytest.raises(TrainingError, match=rf"can't take the inputs of {name}\(\): IndexError"):
+        train(task, make(task, _Reading(), [0], "cpu", 1), Course(1, 1))
+
+
+def test_test_data_are_told_apart_from_validation_data(tmp_path: Path, task_file: Path) -> None:
+    """In the whole method, which judges networks by the first, if there are any."""
+    task = replace(load_task(task_file), test_data=lambda: [(torch.ones(3, 5), torch.zeros(3, dtype=torch.long))])
+
+    def split(where: Path) -> None:
+        graphsplit.split(net(), (torch.randn(3, 6),), k=2, out=where)
+
+    with pytest.raises(TrainingError, match=r"the inputs of test_data\(\)"):
+        graphsplit.run(split, task, pretrain=1, epochs=1, out=tmp_path / "out", stack="off")
+
+
+def test_inputs_that_don_t_fit_are_told_before_parts_are_stacked(parts: Path, task_file: Path) -> None:
+    task = replace(load_task(task_file), train_data=lambda: [(torch.ones(3, 5), torch.zeros(3, dtype=torch.long))])
+    with pytest.raises(TrainingError, match=r"can't take the inputs of train_data\(\)"):
+        train_parts(parts, task, Training(1, 1), stack="auto")
+
+
+def test_a_schedule_is_made_for_all_epochs_wherever_it_is_made(parts: Path, task_file: Path) -> None:
+    """To measure how to train, too: a schedule of one epoch may be none at all."""
+    asked = []
+
+    def schedule(optimizer: Any, epochs: int) -> Any:
+        asked.append(epochs)
+        return torch.optim.lr_scheduler.ConstantLR(optimizer)
+
+    train_parts(parts, replace(load_task(task_file), schedule=schedule), Training(1, 5), stack="auto")
+    assert set(asked) == {5}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_torch_doesn_t_take_is_refused(seed: int) -> None:
+    with pytest.raises(TrainingError, match=f"--seed {seed} is no seed"):
+        Training(1, 1, seed)
+    assert Training(1, 1, 2**64 - 1).seed == 2**64 - 1
+
+
+def test_a_device_that_keeps_no_numbers_is_refused(task_file: Path) -> None:
+    with pytest.raises(TrainingError, match="--device meta: "):
+        make(load_task(task_file), net(), [0], "meta:0", 1)
+
+
+def test_a_callable_without_a_name_is_a_task_s_function_too(task_file: Path) -> None:
+    task_file.write_text(PLAIN + "\nimport functools\nloss = functools.partial(loss, 1, 2)\n")
+    with pytest.raises(TrainingError, match=r"loss\(\) raised TypeError"):
+        load_task(task_file).loss(1, 2)
 
 
 def test_settings_replace_constants(task_file: Path) -> None:
@@ -701,6 +850,62 @@ def test_optimizers_with_hooks_train_in_turn(tmp_path: Path, double_task: Task) 
     with pytest.raises(TrainingError, match="have hooks"):
         train_parts(folder, task, Training(1, 1), stack="on")
     assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
+
+
+def test_sub_models_with_hooks_train_in_turn(tmp_path: Path, double_task: Task) -> None:
+    """And a hook on a place inside one, which no code calls, is refused."""
+    calls = []
+
+    def hooked(model: Any) -> torch.optim.Optimizer:
+        model.register_forward_hook(lambda *_: calls.append(1))
+        return double_task.optimizer(model)
+
+    def lost(model: Any) -> torch.optim.Optimizer:
+        model.up.register_forward_hook(lambda *_: calls.append(1))
+        return double_task.optimizer(model)
+
+    folder = split_calm(tmp_path / "parts")
+    task = replace(double_task, optimizer=hooked)
+    with pytest.raises(TrainingError, match=r"--stack on: a sub-model has forward or backward hooks"):
+        train_parts(folder, task, Training(1, 1), stack="on")
+    calls.clear()
+    assert [one.together for one in train_parts(folder, task, Training(1, 1), stack="auto")] == [1, 1]
+    assert len(calls) >= 10
+    with pytest.raises(graphsplit.GraphsplitError, match="a hook here would never be called"):
+        train_parts(folder, replace(double_task, optimizer=lost), Training(1, 1, force=True), stack="auto")
+
+
+def test_onnx_sub_models_aren_t_stacked(tmp_path: Path, task_file: Path) -> None:
+    graphsplit.split(ROOT / "models" / "lenet.onnx", 2, out=tmp_path / "parts")
+    with pytest.raises(TrainingError, match=r"^--stack on: sub-models that are ONNX files can't be stacked\n"):
+        train_parts(tmp_path / "parts", load_task(task_file), Training(1, 1), stack="on")
+
+
+def test_samplers_that_never_end_are_looked_at_so_deep(task_file: Path) -> None:
+    class Endless:
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Any:
+            return iter([(torch.ones(2, 6), torch.zeros(2))])
+
+        @property
+        def sampler(self) -> Any:
+            return Endless()
+
+    ring = Endless()
+    assert len(batches(Stream(ring, 0, 0), 0)) == 1
+
+
+def test_spawned_workers_read_a_task_s_data_with_its_settings(tmp_path: Path) -> None:
+    """They import its module anew."""
+    spawned = PLAIN.replace("batch_size=5", 'batch_size=5, num_workers=1, multiprocessing_context="spawn"')
+    found = []
+    for name, text in (("plain", PLAIN), ("spawned", spawned)):
+        (tmp_path / f"{name}.py").write_text(text.replace("x + 0.1 * torch.randn(6)", "x * RATE"))
+        task = load_task(tmp_path / f"{name}.py", {"RATE": "0.25"})
+        found.append(batches(Stream(task.train_data(), 0, 0), 0))
+    assert found[0] == found[1]
 
 
 def test_channels_last_gives_the_same_up_to_rounding(tmp_path: Path, double_task: Task) -> None:

@@ -28,6 +28,7 @@ from tests.commands import Run, runner
 from tests.test_training import PLAIN, net, weights
 
 ROOT = Path(__file__).parent.parent
+NAN = float("nan")
 GLYPHS = ROOT / "models" / "glyphs_task.py"
 
 
@@ -172,9 +173,12 @@ def test_confidence_is_kept_of_some_samples(small: Path) -> None:
         pytest.param((5, 4, 3, 2, 4, 4, 1, 1), [2, 4, 6], id="up again"),
         pytest.param((1, 4, 3, 2, 4, 4, 1, 1), [2, 4], id="best at first"),
         pytest.param((8, 7, 6, 5, 4, 3, 2, 1), [2, 4, 6, 7], id="falls to the end"),
+        pytest.param((NAN, 7, 6, 5, 4, 3, 2, 1), [2, 4, 6, 7], id="not a number at first"),
+        pytest.param((NAN,) * 8, [2, 4, 6, 7], id="never a number"),
+        pytest.param((5, 4, NAN, NAN, 4, 4, 4, 4), [2, 4, 6], id="not a number in between"),
     ],
 )
-def test_when_a_plateau_is_seen(small: Path, losses: Sequence[int], asked: list[int]) -> None:
+def test_when_a_plateau_is_seen(small: Path, losses: Sequence[float], asked: list[int]) -> None:
     """It is looked for every second epoch, in the mean of the parts' validation losses, which each alone don't show."""
     epochs: list[int] = []
 
@@ -476,6 +480,43 @@ def test_what_a_process_refuses_ends_the_training(small: Path, monkeypatch: pyte
     with pytest.raises(TrainingError, match=r"part \d: .*task.py:\d+: loss\(\) raised") as caught:
         in_processes(jobs_of(small, Training(3, 3)), 2)
     assert "Traceback" not in str(caught.value)
+
+
+SAYING = PLAIN + "\nprint('made')\n"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_a_task_prints_is_no_result(
+    run: Run, small: Path, jobs: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (small / "task.py").write_text(SAYING)
+    done = run("train", "parts", "--task", "task.py", "--epochs", 1, "--stack", "off", "--jobs", jobs, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert len(json.loads(done.stdout)["outcomes"]) == 2
+    assert done.stderr.count("made") == (1 if jobs == 1 else 3)
+
+
+def test_a_process_s_refusal_is_told_apart_from_what_its_task_says(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (small / "task.py").write_text(SAYING.replace("cross_entropy(outputs", "cross_entropy(outputs[0]"))
+    with pytest.raises(TrainingError) as caught:
+        in_processes(jobs_of(small, Training(1, 1)), 1)
+    assert caught.value.message.startswith(f"part 0: {small / 'task.py'}:28: loss() raised")
+    assert "made" in capsys.readouterr().err
+
+
+def test_a_process_that_crashes_is_told_by_its_last_line(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    crash = "\nimport graphsplit.training.start as start\ndel start.train_parts\n"
+    (small / "task.py").write_text(PLAIN + crash)
+    with pytest.raises(TrainingError, match=r"^part 0: NameError: name 'train_parts' is not defined$"):
+        in_processes(jobs_of(small, Training(1, 1)), 1)
+    assert '\nTraceback (most recent call last):\n  File "' in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -107,16 +106,9 @@ def show_report(found: Report, as_json: bool) -> None:
 
 def emit(content: object) -> None:
     """Print JSON."""
-    click.echo(json.dumps(_finite(content), indent=2, allow_nan=False))
+    from graphsplit.files import finite
 
-
-def _finite(content: object) -> object:
-    """The content with numbers that JSON has no word for as text: "inf", "-inf", "nan"."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
+    click.echo(json.dumps(finite(content), indent=2, allow_nan=False))
 
 
 def console() -> Console:

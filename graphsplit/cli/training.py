@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,7 +145,7 @@ def train(network: Path, parts: tuple[int, ...], as_json: bool, **options: Any) 
     from graphsplit import training as room
     from graphsplit.training.start import as_json as plain
 
-    with Bar() as progress:
+    with redirect_stdout(sys.stderr), Bar() as progress:  # what a task prints is no result
         found = room.train(network, options.pop("task"), parts=parts or None, report=progress, **options)
     if as_json:
         emit({"outcomes": [plain(one) for one in found]})
@@ -218,7 +220,7 @@ def run(
     }
     folder = out or Path(f"{model.name.rpartition(':')[2].removesuffix(model.suffix)}-run")
     asked = _asked(model, k, planned)
-    with Bar() as progress:
+    with redirect_stdout(sys.stderr), Bar() as progress:  # what a task prints is no result
 
         def split(where: Path) -> None:
             torch.manual_seed(options["seed"])  # a factory draws the first weights

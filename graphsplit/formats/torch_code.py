@@ -6,12 +6,14 @@ import keyword
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import fx
 
 from graphsplit.errors import UnsupportedError
+from graphsplit.formats.torch_arguments import base
 from graphsplit.formats.torch_modes import Mode
 from graphsplit.formats.torch_nodes import OWN, SYM, SYM_OPS, arguments, overload, signature
 from graphsplit.formats.torch_recurrent import runs_through_time, uncompiled
@@ -92,6 +94,22 @@ def function(recipe: Recipe) -> Function:
     return type(fx.GraphModule(cast("dict[str, Any]", held), code)).forward
 
 
+def _checked(target: Any, node: Node) -> Any:
+    """The op, or for a batch norm in training one that refuses statistics of a single value, whose variance is no number.
+
+    In torch it is nn.functional that refuses, and an exported graph has the op below it.
+    """
+    if node.domain != "aten" or base(node.op) != "batch_norm" or node.attributes.get("training") is not True:
+        return target
+
+    def batch_norm(x: torch.Tensor, *args: Any) -> Any:
+        if x.shape[0] * prod(x.shape[2:]) == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(x.shape)}")
+        return target(x, *args)
+
+    return batch_norm
+
+
 class _Writer:
     def __init__(self, recipe: Recipe) -> None:
         self.mode, self.nodes, self.places, self.own = recipe.mode, recipe.nodes, recipe.places, recipe.own
@@ -135,7 +153,7 @@ class _Writer:
             return
         args, kwargs = self._arguments(node, operands)
         target = overload(node.domain, node.op)
-        called = uncompiled(target) if runs_through_time(target) else target
+        called = uncompiled(target) if runs_through_time(target) else _checked(target, node)
         result = self.code.create_node("call_function", called, args, kwargs, _identifier(node.name))
         returns = target._schema.returns
         if len(returns) == 1 and "List" not in str(returns[0].type):

@@ -113,6 +113,18 @@ class Layer(nn.Module):
         )
 
 
+def _refuse_hook(self: Layer, *_args: Any, **_kwargs: Any) -> NoReturn:
+    """Refuse a hook on a place, which would never be called."""
+    raise UnsupportedError(
+        "this place in a sub-model holds tensors and runs nothing: a hook here would never be called",
+        hint="hang it onto the sub-model itself, or onto its parameters",
+    )
+
+
+for _kind in ("forward_pre_hook", "forward_hook", "full_backward_pre_hook", "full_backward_hook", "backward_hook"):
+    setattr(Layer, f"register_{_kind}", _refuse_hook)
+
+
 def _set_mode(module: nn.Module, mode: bool) -> None:
     """What `nn.Module.train` does, in a tree of places that refuse it."""
     module.training = mode

@@ -19,6 +19,9 @@ from graphsplit.formats.torch_tensors import TORCH, TorchTensor
 from graphsplit.modules.source import source_of, unwrapped
 from graphsplit.stacking.program import refuse_unequal, stacked_source
 
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+"""Where torch keeps what users hang onto modules. Those of a module that is exported are in its graph."""
+
 MemoryLayout = Literal["contiguous", "channels_last"]
 
 
@@ -38,13 +41,19 @@ def stack(
     `torch.export.export` does.
     `layout` is how images lie in memory while the parts' channels stand side by side.
 
-    Raises UnsupportedError where shapes or computations differ between the modules, or an op can't run for several.
+    Raises UnsupportedError where shapes or computations differ between the modules, an op can't run for several, or a
+    sub-model has hooks.
     """
     if not modules:
         raise UnsupportedError("there is nothing to stack", hint="give the sub-models of a split")
     if layout not in ("contiguous", "channels_last"):
         raise UnsupportedError(f"there is no layout {layout!r}", hint="choose contiguous or channels_last")
     given = [unwrapped(module) for module in modules]
+    if any(getattr(module, name) for module in given if isinstance(module, SplitModule) for name in HOOKS):
+        raise UnsupportedError(
+            "a sub-model has forward or backward hooks, which a stack doesn't call",
+            hint="train the sub-models one after another",
+        )
     sources = [_source(module, args, kwargs, dynamic_shapes) for module in given]
     refuse_unequal([source.graph for source in sources])
     parts = [

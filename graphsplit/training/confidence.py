@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphsplit.files import atomic_file
+from graphsplit.files import atomic_file, finite
 from graphsplit.training.streams import apart
 from graphsplit.training.task import Task, TrainingError, batches
 from graphsplit.training.trainee import Trainee, batch_of, outputs_of
@@ -20,16 +20,19 @@ MOST = 2000
 """So many samples at most: enough for a picture."""
 
 
-def leave_confidence(task: Task, trainee: Trainee, data: Iterable[Any], folder: Path) -> None:
+def leave_confidence(
+    task: Task, trainee: Trainee, data: Iterable[Any], folder: Path, *, name: str = "test_data"
+) -> None:
     """Write what the task's `confidence` gives for the first samples of data, in evaluation mode, to a sub-model's folder.
 
+    name: the task's function that gave the data, for messages.
     Does nothing for a task without that function. Raises TrainingError where it doesn't give a number for each sample.
     """
     if task.confidence is None:
         return
-    found = confidences(task, trainee, data)
+    found = confidences(task, trainee, data, name=name)
     with atomic_file(folder / CONFIDENCE, force=True) as staged:
-        staged.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        staged.write_text(json.dumps(finite(found), allow_nan=False) + "\n", encoding="utf-8")
 
 
 def confidences(

@@ -126,11 +126,15 @@ class _Child:
         self.errors.seek(0)
         text = self.errors.read().decode(errors="replace").strip()
         self._close()
+        said, message, hint = _refusal(text)
+        if said:  # by the task, or by Python as it crashed: as it is
+            sys.stderr.write(f"part {self.job.part}:\n{said}\n")
         if code == 0:
             return True
         if code > 0:
-            message, _, hint = text.removeprefix("graphsplit: error: ").partition("\n  hint: ")
-            raise TrainingError(f"part {self.job.part}: {message or f'exit code {code}'}", hint=hint)
+            raise TrainingError(
+                f"part {self.job.part}: {message or f'its process ended with exit code {code}'}", hint=hint
+            )
         self.restarts += 1
         if self.restarts > RESTARTS:
             raise TrainingError(f"part {self.job.part}: its process was killed {self.restarts} times (signal {-code})")
@@ -146,6 +150,15 @@ class _Child:
         for file in (self.errors, self.process.stdin):
             if file is not None:
                 file.close()
+
+
+def _refusal(text: str) -> tuple[str, str, str]:
+    """What a process wrote besides its refusal, the refusal's message, and its hint. A crash's message is its last line."""
+    said, mark, refusal = text.rpartition("graphsplit: error: ")
+    if mark and (not said or said.endswith("\n")):
+        message, _, hint = refusal.partition("\n  hint: ")
+        return said.strip(), message.strip(), hint.strip()
+    return text, text.rpartition("\n")[2].strip() if "Traceback (most recent" in text else "", ""
 
 
 def on_ray(

@@ -42,6 +42,11 @@ class Training:
     other_task: bool = False
     layout: Layout = "contiguous"
 
+    def __post_init__(self) -> None:
+        """Refuse a seed that torch's generators don't take."""
+        if not 0 <= self.seed < 1 << 64:
+            raise TrainingError(f"--seed {self.seed} is no seed of torch's", hint="choose one from 0 to 2**64 - 1")
+
     @classmethod
     def of(cls, task: Task, epochs: int | None = None, schedule: int | None = None, **settings: object) -> Training:
         """Settings with the task's number of epochs where none is given. Raises TrainingError where there is none at all."""
@@ -95,7 +100,7 @@ def _train(
     begun = any((part_folder(folder, part) / CHECKPOINT).exists() for part in chosen)
     if stack != "off" and len(chosen) > 1 and ((place / CHECKPOINT).exists() or not begun):
         modules = [open_network(file) for file in files.values()]
-        way = way_of(task, modules, chosen, stack, place, training.device, training.layout)
+        way = way_of(task, modules, chosen, stack, place, training.device, training.schedule, training.layout)
         if way != IN_TURN:
             return _train_together(folder, files, modules, way, task, training, report)
     _leave_stack(place, folder, chosen, training)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -19,8 +18,9 @@ from graphsplit.training import checkpoint
 from graphsplit.training.board import Board
 from graphsplit.training.checkpoint import Progress
 from graphsplit.training.flops import flop_counter
-from graphsplit.training.streams import Stream, drawn, seed_model
-from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.history import read, written
+from graphsplit.training.streams import Stream, drawn, held_out, seed_model
+from graphsplit.training.task import Task, TrainingError, blaming
 from graphsplit.training.trainee import Trainee, batch_of, evaluate, outputs_of, samples
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
@@ -113,7 +113,7 @@ def train(task: Task, trainee: Trainee, course: Course, report: Report | None = 
     _open(run)
     run.board = Board(course.folder, run.progress.epoch)
     run.begun = run.saved = time.monotonic()
-    validation = drawn(task.validation_data, course.seed) if task.validation_data is not None else None
+    validation = held_out(task, "validation_data", course.seed)
     while run.progress.epoch < course.until:
         _epoch(run)
         _finish_epoch(run, validation)
@@ -168,8 +168,8 @@ def _epoch(run: _Run) -> None:
         _step(run, batches)
         progress.step += 1
         run.report(run.course.title, before + progress.step, whole)
-        if run.task.schedule_each == "step" and trainee.schedule is not None:
-            trainee.schedule.step()
+        if run.task.schedule_each == "step":
+            _step_schedule(run, f"it is stepped after each batch, {run.course.epochs * total} times in all")
         if progress.step < total and time.monotonic() - run.saved > run.course.every:
             _save(run)
 
@@ -186,14 +186,22 @@ def _step(run: _Run, batches: Sequence[tuple[Any, Any]]) -> None:
                 "loss() doesn't give a scalar tensor that depends on the outputs", hint="take the mean over the batch"
             )
         trainee.optimizer.zero_grad(set_to_none=True)
-        trainee.backward(losses)
-    trainee.optimizer.step()
+        with blaming(run.task.path, "the gradient of loss()"):
+            trainee.backward(losses)
+    with blaming(run.task.path, "the optimizer of optimizer()"):
+        trainee.optimizer.step()
     trainee.counted = progress.each
     for at, loss in enumerate(losses):
         run.sums[at] = run.sums[at] + loss.detach() * size
     progress.counted += size
     progress.samples += size * len(batches)
     progress.multiply_adds += round(progress.each * size)
+
+
+def _step_schedule(run: _Run, hint: str) -> None:
+    if run.trainee.schedule is not None:
+        with blaming(run.task.path, "the schedule of schedule()", hint):
+            run.trainee.schedule.step()
 
 
 class _Counter(AbstractContextManager["_Counter"]):
@@ -218,8 +226,8 @@ def _finish_epoch(run: _Run, validation: Any) -> None:
     if not all(math.isfinite(mean) for mean in means):
         raise _diverged(run, f"loss of epoch {progress.epoch + 1} is {next(m for m in means if not math.isfinite(m))}")
     rates = [group["lr"] for group in trainee.optimizer.param_groups]
-    if run.task.schedule_each == "epoch" and trainee.schedule is not None:
-        trainee.schedule.step()
+    if run.task.schedule_each == "epoch":
+        _step_schedule(run, f"it is stepped after each epoch, {course.epochs} times in all")
     held = evaluate(run.task, trainee, validation) if validation is not None else None
     progress.epoch, progress.step, progress.counted, progress.losses = progress.epoch + 1, 0, 0, []
     run.sums = [torch.zeros((), device=trainee.device) for _ in trainee.parts]
@@ -240,7 +248,7 @@ def _finish_epoch(run: _Run, validation: Any) -> None:
         run.history += lines
         return
     with (course.folder / METRICS).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.write(written(lines))
     progress.lines += len(lines)
     run.board.write(lines)
     if progress.epoch >= course.until or time.monotonic() - run.saved > course.every:
@@ -296,7 +304,7 @@ def outcome_of(
 ) -> list[Outcome]:
     """What a training came to, from what a checkpoint says of it and its metrics file, if there is one."""
     if metrics is not None:
-        history = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        history = read(metrics)
     return [
         Outcome(
             part,

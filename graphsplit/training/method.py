@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from graphsplit.training.folder import FOLDER, Training, part_folder, train_part
 from graphsplit.training.loop import CHECKPOINT, Course, Outcome, Report, train
 from graphsplit.training.rehearsal import rehearse
 from graphsplit.training.run_folder import MERGED, PARTS, TRAINED, Clock, Splitter, begin, place
-from graphsplit.training.streams import drawn
+from graphsplit.training.streams import held_out
 from graphsplit.training.task import Task, TrainingError
 from graphsplit.training.trainee import Trainee, evaluate, make, take_up
 
@@ -114,16 +115,16 @@ def _trained_on(
     parts, pretrain = out / PARTS, trained[0].epochs
     with clock("merge"):
         merged = _merged(parts, task, training, out)
-    name, made = ("test_data", task.test_data) if task.test_data else ("validation_data", task.validation_data)
-    data = None if made is None else drawn(made, training.seed)
+    judge = "test_data" if task.test_data is not None else "validation_data"
+    data = held_out(task, judge, training.seed)
     scores: dict[str, Mapping[str, float]] = {}
     if data is not None:
         with clock("evaluate"):
             for part, file in enumerate(_files(parts)):
                 alone = make(task, open_network(file), [0], training.device, training.schedule, training.layout)
-                scores[f"part {part}"] = evaluate(task, alone, data, name=name)[0]
-                leave_confidence(task, alone, data, part_folder(parts, part))
-            scores["merged"] = evaluate(task, merged.trainee, data, name=name)[0]
+                scores[f"part {part}"] = evaluate(task, alone, data, name=judge)[0]
+                leave_confidence(task, alone, data, part_folder(parts, part), name=judge)
+            scores["merged"] = evaluate(task, merged.trainee, data, name=judge)[0]
     course = Course(
         training.epochs,
         training.epochs,
@@ -138,7 +139,7 @@ def _trained_on(
     (outcome,) = train(task, merged.trainee, course, report)
     if data is not None:
         with clock("evaluate trained"):
-            scores["trained"] = evaluate(task, merged.trainee, data, name=name)[0]
+            scores["trained"] = evaluate(task, merged.trainee, data, name=judge)[0]
     return Result(merged.write(), tuple(trained), outcome, clock.seconds, scores, pretrain)
 
 
@@ -159,8 +160,13 @@ def _pretrained(
 
 
 def levelled(losses: Sequence[float], patience: int) -> bool:
-    """Whether a loss, by epoch, hasn't fallen below its least for `patience` epochs."""
-    return bool(losses) and len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__) >= patience
+    """Whether a loss, by epoch, hasn't fallen below its least for `patience` epochs.
+
+    An epoch whose loss isn't finite says nothing of whether it falls: it is neither the lowest nor one of those that wait.
+    Comparing it would: nothing is lower than a NaN, so one at the start would be the lowest for good.
+    """
+    known = [loss for loss in losses if math.isfinite(loss)]
+    return bool(known) and len(known) - 1 - known.index(min(known)) >= patience
 
 
 def _in_turn(report: Report | None) -> Trainer:

@@ -6,8 +6,8 @@ from torch import nn
 
 from graphsplit.training.confidence import confidences
 from graphsplit.training.folder import Training
-from graphsplit.training.streams import apart, drawn
-from graphsplit.training.task import Task, TrainingError
+from graphsplit.training.streams import apart, held_out
+from graphsplit.training.task import Task
 from graphsplit.training.trainee import Trainee, evaluate, make
 
 
@@ -18,16 +18,11 @@ def rehearse(task: Task, module: nn.Module, training: Training) -> Trainee:
     """
     with apart(training.seed):
         trainee = make(task, module, [0], training.device, training.schedule, training.layout)
-        for name, made in (("validation_data", task.validation_data), ("test_data", task.test_data)):
-            if made is None:
+        for name in ("validation_data", "test_data"):
+            data = held_out(task, name, training.seed)
+            if data is None:
                 continue
-            data = drawn(made, training.seed)
-            if hasattr(data, "__next__"):
-                raise TrainingError(
-                    f"{name}() gives a {type(data).__name__}, which can be gone through once only",
-                    hint="give a DataLoader, or a list of batches",
-                )
             evaluate(task, trainee, data, name=name, most=1)
-            if made is (task.test_data or task.validation_data):
+            if name == "test_data" or task.test_data is None:
                 confidences(task, trainee, data, name=name, most=1)
     return trainee

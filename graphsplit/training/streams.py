@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphsplit.training.task import TrainingError, batches
+from graphsplit.training.task import Task, TrainingError, batches, blaming
 
 State = tuple[torch.Tensor, Any, Any, Sequence[torch.Tensor]]
 """Of torch's, numpy's and Python's global generators, and of others of torch's."""
+
+
+DEEPEST = 50
+"""So many samplers of samplers at most are looked at."""
 
 
 class Stream:
     """The batches of one part. `data` is what the `train_data` of a task (at `path`) gave: it is gone through once an epoch."""
 
     def __init__(self, data: Iterable[Any], seed: int, part: int, path: Path | None = None) -> None:
-        if not hasattr(data, "__iter__") or hasattr(data, "__next__"):  # iter() itself would draw numbers
-            raise TrainingError(
-                f"train_data() gives a {type(data).__name__}, which can be gone through once only",
-                hint="give a DataLoader, or a list of batches",
-            )
+        _refuse_once(data, "train_data")
         self.data, self.seed, self.part, self.path = data, seed, part, path
         self.batches: Iterator[Any] = iter(())
         self.others = [*_generators(data), *accelerators()]
@@ -38,12 +38,14 @@ class Stream:
 
     def __len__(self) -> int:
         """Batches an epoch. Raises TrainingError where the data doesn't say."""
-        try:
-            found = len(self.data)  # type: ignore[arg-type]
-        except TypeError:
-            raise TrainingError(
-                "train_data() gives batches without a length", hint="give it a __len__: the number of batches an epoch"
-            ) from None
+        with blaming(self.path, "the length of train_data()"):
+            try:
+                found = len(self.data)  # type: ignore[arg-type]
+            except TypeError:
+                raise TrainingError(
+                    "train_data() gives batches without a length",
+                    hint="give it a __len__: the number of batches an epoch",
+                ) from None
         if found < 1:
             raise TrainingError("train_data() gives no batch", hint="is the batch size larger than the data?")
         return found
@@ -52,7 +54,7 @@ class Stream:
         """Start an epoch, `skip` batches into it: what an interrupted run has seen is drawn again and dropped."""
         words = np.random.SeedSequence([self.seed, self.part, epoch]).generate_state(2)
         self.state = _seeded([int(word) for word in words], self.others)
-        with self._own():
+        with self._own(), blaming(self.path, "set_epoch() of train_data()"):
             for one in _holders(self.data):
                 if callable(count := getattr(one, "set_epoch", None)):
                     count(epoch)
@@ -80,9 +82,12 @@ class Stream:
 
 
 def _holders(data: Any) -> list[Any]:
-    """A loader and its samplers, and the samplers that these draw from."""
+    """A loader and its samplers, and the samplers that these draw from: each once, for they may hold each other.
+
+    An object that makes its samplers as they are asked for may have no last one.
+    """
     found, waiting = list[Any](), [data]
-    while waiting:
+    while waiting and len(found) < DEEPEST:
         one = waiting.pop()
         if one is not None and not any(one is known for known in found):
             found.append(one)
@@ -114,6 +119,26 @@ def drawn(make: Callable[[], Any], seed: int) -> Any:
     """Data that a task makes: what it draws depends on the seed alone, and isn't taken from anybody else."""
     with apart(seed):
         return make()
+
+
+def held_out(task: Task, name: str, seed: int) -> Any:
+    """What the task's function `name` gives, to evaluate on again and again; None where the task has no such function.
+
+    Raises TrainingError for what can't be gone through again.
+    """
+    function = getattr(task, name)
+    if function is None:
+        return None
+    data = drawn(function, seed)
+    _refuse_once(data, name)
+    return data
+
+
+def _refuse_once(data: Any, name: str) -> None:
+    if hasattr(data, "__iter__") and not hasattr(data, "__next__"):  # iter() itself would draw numbers
+        return
+    once = ", which can be gone through once only" if hasattr(data, "__next__") else ", and no batches"
+    raise TrainingError(f"{name}() gives a {type(data).__name__}{once}", hint="give a DataLoader, or a list of batches")
 
 
 @contextmanager

@@ -18,10 +18,13 @@ import hashlib
 import importlib.util
 import io
 import os
+import re
 import sys
+import tempfile
 import tokenize
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +81,7 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
     digest = _digest(path, module, given)
     for name, value in given.items():
         setattr(module, name, value)
+    _importable(path, module, given)
     for name in REQUIRED:
         if not callable(getattr(module, name, None)):
             raise TrainingError(
@@ -92,7 +96,9 @@ def load_task(path: str | os.PathLike[str], settings: Mapping[str, str] | None =
         raise TrainingError(f"{str(path)!r}: EPOCHS is {epochs!r}, and no number of epochs")
     if each not in EACH:
         raise TrainingError(f"{str(path)!r}: SCHEDULE_EACH is {each!r}", hint=f"choose {' or '.join(EACH)}")
-    found = {name: _guarded(path, getattr(module, name)) for name in (*REQUIRED, *OPTIONAL) if hasattr(module, name)}
+    found = {
+        name: _guarded(path, name, getattr(module, name)) for name in (*REQUIRED, *OPTIONAL) if hasattr(module, name)
+    }
     return Task(**found, epochs=epochs, schedule_each=each, path=path.absolute(), digest=digest)
 
 
@@ -135,7 +141,7 @@ def _setting(path: Path, module: ModuleType, name: str, text: str) -> Any:
 
 
 def _run(path: Path) -> ModuleType:
-    """The file as a module under a name of its own, its folder importable: data loaders' workers import it again."""
+    """The file as a module under a name of its own, its folder importable."""
     name = f"graphsplit_task_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -145,42 +151,70 @@ def _run(path: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     sys.modules[name] = module
-    try:
+    with blaming(path, "the file"):
         spec.loader.exec_module(module)
-    except GraphsplitError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _failure(path, "the file", error) from error
     return module
 
 
-def _guarded(path: Path, function: Callable[..., Any]) -> Callable[..., Any]:
+SHIMS: list[tempfile.TemporaryDirectory[str]] = []
+"""A folder of this process's, on the path that processes which it spawns begin with."""
+
+
+def _importable(path: Path, module: ModuleType, settings: Iterable[str]) -> None:
+    """Let spawned processes import the task by its module's name, with its settings: workers of loaders unpickle its classes."""
+    if not SHIMS:
+        SHIMS.append(tempfile.TemporaryDirectory(prefix="graphsplit-task-"))
+        sys.path.append(SHIMS[0].name)
+    file = repr(str(path.absolute()))
+    lines = [f"__file__ = {file}", f"with open({file}, 'rb') as file:\n    exec(compile(file.read(), {file}, 'exec'))"]
+    lines += [f"{name} = {getattr(module, name)!r}" for name in settings]
+    (Path(SHIMS[0].name) / f"{module.__name__}.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def blaming(path: Path | None, what: str, hint: str = "") -> Iterator[None]:
+    """Whatever code of the user's raises inside becomes a TrainingError: what raised it, where in the task's file, and why.
+
+    That a task ends the program is an error too: nothing would say that the training isn't done.
+    """
+    try:
+        yield
+    except GraphsplitError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failure(path or Path("the task"), what, error, hint) from error
+
+
+def _guarded(path: Path, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the user's whose failures say where in the file they came up."""
 
     def guarded(*args: Any) -> Any:
-        try:
+        with blaming(path, f"{name}()"):
             return function(*args)
-        except GraphsplitError:
-            raise
-        except Exception as error:
-            raise _failure(path, f"{function.__name__}()", error) from error
 
     return guarded
 
 
 def batches(data: Iterable[Any], name: str, path: Path | None) -> Iterator[Any]:
     """The batches of a task's data; code of the user's that fails in them is said where it stands."""
-    try:
+    with blaming(path, f"the data of {name}()"):
         yield from data
-    except GraphsplitError:
-        raise
-    except Exception as error:
-        raise _failure(path or Path("the task"), f"the data of {name}()", error) from error
 
 
-def _failure(path: Path, what: str, error: BaseException) -> TrainingError:
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
-    places = places or [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]
-    where = f"{path}:{places[-1].lineno}" if places else str(path)
-    line = f" ({places[-1].line})" if places and places[-1].line else ""
-    return TrainingError(f"{where}: {what} raised {type(error).__name__}: {error}{line}")
+WORKER = re.compile(r"Caught \w+ in .*\nOriginal Traceback")
+"""What torch makes of an error in a loader's worker: the whole traceback, as the message of another error."""
+
+
+def _failure(path: Path, what: str, error: BaseException, hint: str = "") -> TrainingError:
+    places = [(Path(f.filename), f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__)]
+    said = f"{type(error).__name__}: {error}"
+    if WORKER.match(str(error)):
+        lines = str(error).strip().splitlines()
+        found = [re.match(r' +File "(.*)", line (\d+)', line) for line in lines]
+        places = [(Path(m[1]), int(m[2]), lines[i + 1].strip()) for i, m in enumerate(found[:-1]) if m]
+        said = lines[-1]
+    theirs = [place for place in places if place[0] != Path(__file__)]  # a task's file may well be called task.py
+    own = [place for place in theirs if place[0] == path.absolute()] or [p for p in theirs if p[0].name == path.name]
+    where = f"{path}:{own[-1][1]}" if own else str(path)
+    line = f" ({own[-1][2]})" if own and own[-1][2] else ""
+    return TrainingError(f"{where}: {what} raised {said}{line}", hint=hint)

@@ -10,14 +10,16 @@ from typing import Any, Literal
 from torch import nn
 
 from graphsplit.errors import UnsupportedError
+from graphsplit.executor import OnnxModule
 from graphsplit.files import atomic_file
 from graphsplit.stacking import choose, fastest, stack, stack_optimizers, unstack, unstack_optimizer
 from graphsplit.stacking.optimizers import refuse_unknown
 from graphsplit.training.checkpoint import Progress, save
+from graphsplit.training.history import written
 from graphsplit.training.loop import CHECKPOINT, METRICS, Course, Outcome, Report, identity, train
 from graphsplit.training.streams import Stream, drawn
 from graphsplit.training.task import Task, TrainingError
-from graphsplit.training.trainee import Layout, Trainee, batch_of, make, same_shapes, take_up
+from graphsplit.training.trainee import Layout, Trainee, batch_of, fed, make, same_shapes, take_up
 
 Stack = Literal["auto", "on", "off"]
 WAY = "way.json"
@@ -34,6 +36,7 @@ def way_of(
     stacked: Stack,
     place: Path,
     device: str,
+    epochs: int,
     layout: Layout = "contiguous",
 ) -> str:
     """How to train: in turn, or stacked with a memory layout. Measured once, on the task's own batches, and then kept.
@@ -50,7 +53,7 @@ def way_of(
         return way
     seconds: dict[str, float] = content.get("seconds", {})
     if content.get("on") != [device, layout]:
-        seconds, refused = _measured(task, modules, parts, device, layout)
+        seconds, refused = _measured(task, modules, parts, device, epochs, layout)
         if len(seconds) < 2:
             if stacked == "on":
                 raise TrainingError(f"--stack on: {refused}", hint="--stack auto trains in turn what can't be stacked")
@@ -63,10 +66,12 @@ def way_of(
 
 
 def _measured(
-    task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, layout: Layout
+    task: Task, modules: Sequence[nn.Module], parts: Sequence[int], device: str, epochs: int, layout: Layout
 ) -> tuple[dict[str, float], str]:
     """The seconds of a step in each way that is possible, and why the others aren't."""
-    trainees = [make(task, module, [part], device, 1, layout) for module, part in zip(modules, parts, strict=True)]
+    if any(isinstance(module, OnnxModule) for module in modules):
+        return {}, "sub-models that are ONNX files can't be stacked"
+    trainees = [make(task, module, [part], device, epochs, layout) for module, part in zip(modules, parts, strict=True)]
     try:
         refuse_unknown(trainees[0].optimizer)
     except UnsupportedError as error:
@@ -82,7 +87,8 @@ def _measured(
     if isinstance(inputs, Mapping):
         return {}, "inputs by name can't be stacked"
     batch = tuple(inputs) if isinstance(inputs, list) else inputs, targets
-    chosen = choose(modules, batch, task.loss, repeats=REPEATS)
+    with fed("train_data"):
+        chosen = choose(modules, batch, task.loss, repeats=REPEATS)
     return {str(way): passed for way, passed in chosen.seconds.items()}, chosen.refused
 
 
@@ -148,5 +154,5 @@ def leave(task: Task, trainee: Trainee, outcome: Outcome, course: Course, folder
     )
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / METRICS, force=True) as staged:
-        staged.write_text("".join(json.dumps(line) + "\n" for line in outcome.history), encoding="utf-8")
+        staged.write_text(written(outcome.history), encoding="utf-8")
     save(folder / CHECKPOINT, trainee, progress, identity(course, trainee, task))

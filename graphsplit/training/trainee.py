@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -72,27 +73,36 @@ def call(module: nn.Module, inputs: Any) -> Any:
 
 
 def outputs_of(trainee: Trainee, inputs: Sequence[Any], name: str = "train_data") -> list[Any]:
-    """A trainee's outputs for what a function of the task gave. Raises TrainingError where the network can't take it."""
-    try:
+    """Each sub-model's outputs, given inputs from the data of the task's function `name`. Raises TrainingError."""
+    with fed(name):
         return trainee.outputs(inputs)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, GraphsplitError):
-            raise
+
+
+@contextmanager
+def fed(name: str) -> Iterator[None]:
+    """What a network raises inside becomes a TrainingError about the inputs that it was given; want of memory isn't theirs."""
+    try:
+        yield
+    except (GraphsplitError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise TrainingError(
             f"the network can't take the inputs of {name}(): {type(error).__name__}: {first:.300}",
-            hint="sub-models take what their source takes: shapes, types and names",
+            hint="sub-models take what their source takes: shapes, types, names, and as many tokens",
         ) from error
 
 
 def batch_of(found: Any, device: torch.device, name: str = "train_data") -> tuple[Any, Any]:
-    """Inputs and targets of a batch, on the device. Raises TrainingError for a batch that isn't a pair."""
+    """Inputs and targets of a batch from the task's function `name`, on the device. Raises TrainingError for anything else."""
     if not isinstance(found, list | tuple) or len(found) != 2:
         raise TrainingError(
             f"{name}() gives batches of type {type(found).__name__}, and not pairs of inputs and targets",
             hint="several inputs go into a tuple, or into a dictionary by name: ((tokens, mask), targets)",
         )
     inputs, targets = pytree.tree_map(lambda x: x.to(device, non_blocking=True) if torch.is_tensor(x) else x, found)
+    if not samples((inputs, targets)):
+        raise TrainingError(f"{name}() gives a batch without samples", hint="leave it out: it has no mean loss")
     return inputs, targets
 
 
@@ -110,6 +120,8 @@ def make(
     layout: Layout = "contiguous",
 ) -> Trainee:
     """Put a module on its device, in a memory layout, and give it the task's optimizer and schedule. Raises TrainingError."""
+    if str(device).partition(":")[0] == "meta":
+        raise TrainingError("--device meta: it keeps no numbers, and can't train", hint="choose cpu or cuda")
     try:
         place = torch.device(device)
         module = module.to(place).train()
@@ -167,39 +179,38 @@ def evaluate(
 ) -> list[dict[str, float]]:
     """Loss and metrics of each sub-model over data, means over the samples; all see the same batches, `most` of them.
 
-    name: of the task's function that gave the data, for messages.
+    name: the task's function that gave the data, for messages. Raises TrainingError.
     """
     found: list[dict[str, tuple[Any, int]]] = [{} for _ in trainee.parts]
     trainee.module.eval()
     with torch.no_grad(), apart(0):
         for number, item in enumerate(islice(batches(data, name, task.path), most)):
-            batch = batch_of(item, trainee.device, name)
-            size = samples(batch)
-            for sums, (measure, value) in _measured(task, trainee, batch, found, name):
-                total, count = sums.get(measure, (0.0, 0))
-                sums[measure] = total + value * size, count + size
+            inputs, targets = batch_of(item, trainee.device, name)
+            size = samples((inputs, targets))
+            outputs = outputs_of(trainee, [inputs] * len(trainee.parts), name)
+            try:
+                for sums, (key, value) in _measured(task, outputs, targets, found):
+                    total, count = sums.get(key, (0.0, 0))
+                    sums[key] = total + value * size, count + size
+            except TrainingError as error:  # loss() got through the training data, as a rule
+                raise TrainingError(f"{error.message}; on a batch of {name}()", hint=error.hint) from error
             if progress is not None:
                 progress(number + 1)
     trainee.module.train()
     if not found[0]:
-        raise TrainingError(
-            f"{name}() gives no batch to evaluate on", hint="validation_data() and test_data() give lists or loaders"
-        )
-    return [{measure: float(total) / count for measure, (total, count) in sums.items()} for sums in found]
+        raise TrainingError(f"{name}() gives no batch", hint="leave the function out where there is no such data")
+    return [{name: float(total) / count for name, (total, count) in sums.items()} for sums in found]
 
 
 def _measured(
-    task: Task, trainee: Trainee, batch: tuple[Any, Any], found: list[dict[str, tuple[Any, int]]], data: str
+    task: Task, outputs: Sequence[Any], targets: Any, found: list[dict[str, tuple[Any, int]]]
 ) -> Iterator[tuple[dict[str, tuple[Any, int]], tuple[str, Any]]]:
-    inputs, targets = batch
-    for sums, outputs in zip(found, outputs_of(trainee, [inputs] * len(trainee.parts), data), strict=True):
-        loss = task.loss(outputs, targets)
+    for sums, own in zip(found, outputs, strict=True):
+        loss = task.loss(own, targets)
         if not torch.is_tensor(loss) or loss.dim():
-            raise TrainingError(
-                f"loss() doesn't give a scalar tensor for {data}()", hint="take the mean over the batch"
-            )
+            raise TrainingError("loss() doesn't give a scalar tensor", hint="take the mean over the batch")
         yield sums, ("loss", loss.detach())
-        numbers = task.metrics(outputs, targets) if task.metrics is not None else {}
+        numbers = task.metrics(own, targets) if task.metrics is not None else {}
         if not isinstance(numbers, Mapping) or "loss" in numbers:
             raise TrainingError("metrics() doesn't give numbers by names other than loss", hint='such as {"error": …}')
         for name, value in numbers.items():
