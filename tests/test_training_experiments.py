@@ -216,7 +216,7 @@ def test_a_page_says_what_each_trial_ran_on_and_how() -> None:
     other = replace(one, on={**one.on, "device": "y"}, seed=1, stages=["contiguous", "in turn"])
     assert "On x, images contiguous, seconds the process's own; torch 2." in Page("Title", "command", [one]).text()
     assert "x, images contiguous, seconds the process's own; torch 2 (1 of 2 trials); and on y, " in ran_on(
-        [one, other]
+        [one.on, other.on]
     )
     assert trained([one, one]) == "in turn"
     assert trained([one, other]) == "in turn (1); contiguous, in turn (1)"

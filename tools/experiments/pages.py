@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,7 +40,9 @@ class Page:
         self.ways = list(dict.fromkeys(trial.way for trial in trials))
         seeds = len({trial.seed for trial in trials})
         self.lines = [f"# {title}", "", "Made by a program:", "", f"    {command}", ""]
-        self.say(ran_on(trials))
+        if not trials:
+            return
+        self.say(ran_on([trial.on for trial in trials]))
         self.say(
             f"Means over {seeds} seeds, standard deviations in brackets. Ways of the same seed start from the same weights. "
             "Seconds count splitting and merging. Peak memory is what a way takes on top of data and program."
@@ -195,16 +197,15 @@ def trained(trials: Sequence[Trial]) -> str:
     return "; ".join(f"{stages} ({number})" for stages, number in found.most_common())
 
 
-def ran_on(trials: Sequence[Trial]) -> str:
-    """What trials ran on: of how many, where that differs."""
+def ran_on(surroundings: Sequence[Mapping[str, str]]) -> str:
+    """What trials ran on, see `runner.surroundings`: how many of them, where that differs."""
     found = Counter(
         f"{on.pop('device')}, images {on.pop('layout')}, seconds {on.pop('clock')}; "
         + ", ".join(f"{name} {number}" for name, number in on.items())
-        for on in (dict(trial.on) for trial in trials)
+        for on in map(dict, surroundings)
     )
-    each = (
-        f"{what} ({number} of {len(trials)} trials)" if len(found) > 1 else what for what, number in found.most_common()
-    )
+    total = len(surroundings)
+    each = (f"{what} ({number} of {total} trials)" if len(found) > 1 else what for what, number in found.most_common())
     return "On " + "; and on ".join(each) + "."
 
 

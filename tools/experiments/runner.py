@@ -50,15 +50,15 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
-def surroundings(setting: Setting) -> dict[str, str]:
+def surroundings(device: str, layout: str) -> dict[str, str]:
     """What a trial's seconds depend on besides what it does, by name."""
-    cuda, threads = setting.device.startswith("cuda"), torch.get_num_threads()
-    own = clock_of(setting.device) is time.process_time
+    cuda, threads = device.startswith("cuda"), torch.get_num_threads()
+    own = clock_of(device) is time.process_time
     return {
-        "device": torch.cuda.get_device_name(setting.device)
+        "device": torch.cuda.get_device_name(device)
         if cuda
         else f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}",
-        "layout": setting.layout,
+        "layout": layout,
         "clock": "the process's own" if own else "on the wall",
         **versions(["graphsplit", "torch"]),
     }
@@ -72,7 +72,9 @@ class Runner:
         self.shared = {} if shared is None else shared
         self.probe, self.now = Probe(setting.task(way.epochs), setting.curve), clock_of(setting.device)
         self.task = self.probe.task
-        self.trial = Trial(way.title, seed, steady=self.task.schedule is None, on=surroundings(setting))
+        self.trial = Trial(
+            way.title, seed, steady=self.task.schedule is None, on=surroundings(setting.device, setting.layout)
+        )
         torch.manual_seed(seed)
         self.model = setting.build().train()
 

@@ -18,17 +18,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import torch
 
 from tools.benchmark_stacking import measured, multiply_adds, steps
-from tools.experiments.pages import Page
-from tools.experiments.runner import clock_of
+from tools.experiments.pages import Page, ran_on
+from tools.experiments.runner import clock_of, surroundings
 
 PAPER = {2: 2.10, 5: 3.17, 10: 4.17}
 """How many times faster an iteration of one sub-model was than one of the full model, in the paper's Table 1 (GTX 760)."""
 
 
-def page(found: Mapping[str, float], bounds: Mapping[int, float], command: str) -> str:
+def page(found: Mapping[str, float], bounds: Mapping[int, float], command: str, device: str) -> str:
     """The ratios as Markdown."""
     full = found["full"]
     made = Page("Steps of sub-models", command, ())
+    made.say(ran_on([surroundings(device, "as the rows say")]))
     made.say(
         f"LeNet, batch 500, SGD with momentum: a step of the full model takes {full:.0f} ms, and the figures are shares of it. "
         "Below 1, an epoch of all K sub-models on one device takes less time than one of the full model."
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bounds = {k: multiply_adds(k) / multiply_adds(1) for k in arguments.k}
     command = f"python tools/experiments/steps.py --steps {arguments.steps} --threads {arguments.threads}"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".md").write_text(page(found, bounds, command), encoding="utf-8")
+    arguments.out.with_suffix(".md").write_text(page(found, bounds, command, arguments.device), encoding="utf-8")
     return 0
 
 
