@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 HAS_TORCH = find_spec("torch") is not None
 collect_ignore_glob = (
@@ -21,6 +22,10 @@ collect_ignore_glob = (
         "test_stacking*.py",
     ]
 )
+
+# no test goes by the time it takes, on a machine that others use
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_report_header() -> str:

@@ -146,7 +146,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[Item], set[tuple[int, int]]]:
     return items, edges
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(graphs())
 def test_folds_hold_every_box_once_and_make_no_cycle(graph: tuple[list[Item], set[tuple[int, int]]]) -> None:
     items, edges = graph

@@ -239,7 +239,7 @@ def test_the_kind_of_an_element(owners: list[int]) -> None:
     assert kind_of(owners) == brute_kind(owners)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(layouts())
 def test_random_manifests_read_as_they_were_written(drawn: tuple[int, list[Group], list[ParameterEntry]]) -> None:
     parts, groups, entries = drawn
@@ -250,7 +250,7 @@ def test_random_manifests_read_as_they_were_written(drawn: tuple[int, list[Group
     assert validates(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(layouts())
 def test_counts_are_those_of_the_elements(drawn: tuple[int, list[Group], list[ParameterEntry]]) -> None:
     parts, groups, entries = drawn

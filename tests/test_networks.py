@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from onnx import numpy_helper
 
 from tests.networks import EXACT_OR_REFUSED, NETWORKS, REFUSED
@@ -123,7 +123,7 @@ def test_outputs_depend_on_each_parameter(name: str) -> None:
     assert dead_parameters(model, random_inputs(model, batch=4)) == expected.get(name, [])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(networks())
 def test_generated_networks_are_valid(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)

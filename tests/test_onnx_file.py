@@ -142,7 +142,7 @@ def test_round_trip_of_the_test_networks(name: str, tmp_path: Path) -> None:
 
 
 @given(networks())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_round_trip_of_random_networks(tmp_path_factory: pytest.TempPathFactory, proto: onnx.ModelProto) -> None:
     round_trip(proto, tmp_path_factory.mktemp("random"))
 
@@ -224,7 +224,7 @@ def test_strings(tmp_path: Path) -> None:
         st.lists(st.integers(-128, 127)).map(lambda items: np.array(items, np.int8)),
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_round_trip_of_attributes(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     folder = tmp_path_factory.getbasetemp() / "attributes"
     folder.mkdir(exist_ok=True)
@@ -755,7 +755,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damage_never_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.getbasetemp() / "damage"
     folder.mkdir(exist_ok=True)

@@ -104,7 +104,7 @@ def by_the_book(entry: ParameterEntry, groups: list[Group], leaves: list[Leaf]) 
 # -- the laws ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layouts(), st.sampled_from(["float32", "float64"]))
 def test_merged_elements_are_those_of_the_specification(drawn: Layout, dtype: str) -> None:
     parts, groups, entries = drawn
@@ -118,7 +118,7 @@ def test_merged_elements_are_those_of_the_specification(drawn: Layout, dtype: st
             assert same_bits(merged_tensor(entry, groups, leaves), by_the_book(entry, groups, leaves))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layouts())
 def test_split_and_merged_without_training(drawn: Layout) -> None:
     """Owned, unused and duplicated elements come back bit for bit, cut ones are zero, output ones obey Eq. 1."""
@@ -141,7 +141,7 @@ def test_split_and_merged_without_training(drawn: Layout) -> None:
             assert merged[index] == pytest.approx(float(whole[index]) * holders * weight, rel=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(layouts())
 def test_one_part_gives_everything_back_bit_for_bit(drawn: Layout) -> None:
     parts, groups, entries = drawn
@@ -151,7 +151,7 @@ def test_one_part_gives_everything_back_bit_for_bit(drawn: Layout) -> None:
             assert same_bits(merged_tensor(entry, groups, split_up(entry, groups, 1, whole)), whole)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(layouts(), st.randoms(use_true_random=False))
 def test_the_order_of_the_leaves_changes_nothing(drawn: Layout, random: Any) -> None:
     parts, groups, entries = drawn
@@ -206,7 +206,7 @@ def test_weights_that_do_not_add_up_are_our_own_mistake() -> None:
         merged_tensor(entry, [], [leaf_with(0, 2, 1.0, dtype="float32")] * 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layouts(), st.integers(1, 7))
 def test_chunks_change_nothing(drawn: Layout, chunk: int) -> None:
     parts, groups, entries = drawn
@@ -456,7 +456,7 @@ def selections(draw: st.DrawFn, shape: tuple[int, ...], blocked: bool) -> Select
     return Selection((axes[0], None), (1, 0, columns))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data(), st.booleans(), st.booleans())
 def test_a_selection_of_a_selection(data: st.DataObject, outer_blocked: bool, inner_blocked: bool) -> None:
     shape = (data.draw(st.integers(1, 12)), data.draw(st.integers(1, 6)))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphsplit.merging
@@ -80,7 +80,7 @@ def test_many_generated(tmp_path: Path) -> None:
     assert exact >= 0.85 * len(MORE_SEEDS)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(networks(), st.sampled_from([2, 3, 4]), st.sampled_from(["contiguous", "interleaved", "random"]))
 def test_any_network(tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto, k: int, strategy: str) -> None:
     folder = tmp_path_factory.mktemp("any")
