@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from tools.experiments import methods
 from tools.experiments.methods import draw_afresh, run, run_all
 from tools.experiments.pages import Page, mean_and_deviation, ran_on, trained
 from tools.experiments.rounds import resumed
-from tools.experiments.runner import PeakMemory, Runner
+from tools.experiments.runner import PeakMemory, Runner, keeps_memory
 from tools.experiments.trials import Setting, Trial, Way, read
 from tools.experiments.wider import widened
 
@@ -214,12 +215,32 @@ def test_ways_are_compared_with_the_baseline_that_cost_as_much() -> None:
 def test_a_page_says_what_each_trial_ran_on_and_how() -> None:
     one = made("a", [1.0], [0.5], stages=["in turn"])
     other = replace(one, on={**one.on, "device": "y"}, seed=1, stages=["contiguous", "in turn"])
-    assert "On x, images contiguous, seconds the process's own; torch 2." in Page("Title", "command", [one]).text()
-    assert "x, images contiguous, seconds the process's own; torch 2 (1 of 2 trials); and on y, " in ran_on(
-        [one.on, other.on]
+    assert (
+        "On x, images contiguous, freed memory given back, seconds the process's own; torch 2."
+        in Page("Title", "command", [one]).text()
+    )
+    assert (
+        "x, images contiguous, freed memory given back, seconds the process's own; torch 2 (1 of 2 trials); and on y, "
+        in ran_on([one.on, other.on])
     )
     assert trained([one, one]) == "in turn"
     assert trained([one, other]) == "in turn (1); contiguous, in turn (1)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another allocator")
+def test_freed_memory_is_kept() -> None:
+    """A step that takes what the one before left asks the system for none."""
+    import resource
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(10_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert keeps_memory()
+    faults()
+    assert faults() < 10_000  # of 40 MB each time they are 100,000
 
 
 def test_trials_of_another_layout_are_run_again(setting: Setting, tmp_path: Path) -> None:

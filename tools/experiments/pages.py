@@ -200,8 +200,8 @@ def trained(trials: Sequence[Trial]) -> str:
 def ran_on(surroundings: Sequence[Mapping[str, str]]) -> str:
     """What trials ran on, see `runner.surroundings`: how many of them, where that differs."""
     found = Counter(
-        f"{on.pop('device')}, images {on.pop('layout')}, seconds {on.pop('clock')}; "
-        + ", ".join(f"{name} {number}" for name, number in on.items())
+        f"{on.pop('device')}, images {on.pop('layout')}, freed memory {on.pop('memory', 'given back')}, "
+        f"seconds {on.pop('clock')}; " + ", ".join(f"{name} {number}" for name, number in on.items())
         for on in map(dict, surroundings)
     )
     total = len(surroundings)

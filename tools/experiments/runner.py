@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,20 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
+@cache
+def keeps_memory() -> bool:
+    """Have the C library keep what tensors leave, where it is glibc; whether it does.
+
+    By itself it gives large pieces back to the system and asks for them anew, at each step or never, as the heap happens to lie:
+    that makes the same step of LeNet a fifth to a third longer in some trials and not in others.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    return mallopt is not None and bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0))
+
+
 def surroundings(device: str, layout: str) -> dict[str, str]:
-    """What a trial's seconds depend on besides what it does, by name."""
+    """What a trial's seconds depend on besides what it does, by name; see to it that memory is kept from here on."""
     cuda, threads = device.startswith("cuda"), torch.get_num_threads()
     own = clock_of(device) is time.process_time
     return {
@@ -59,6 +73,7 @@ def surroundings(device: str, layout: str) -> dict[str, str]:
         if cuda
         else f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}",
         "layout": layout,
+        "memory": "kept" if keeps_memory() else "given back",
         "clock": "the process's own" if own else "on the wall",
         **versions(["graphsplit", "torch"]),
     }
