@@ -73,6 +73,14 @@ def test_trials_are_taken_up_again(setting: Setting, tmp_path: Path) -> None:
     assert [trial.seed for trial in page.of("baseline")] == [0, 1]
 
 
+def test_trials_of_an_older_program_are_run_again(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('[{"way": "baseline", "seed": 0, "about": "v2", "way_of_training": ""}]')
+    said: list[str] = []
+    (found,) = run_all(setting, [Way(1, 0, 1)], [0], tmp_path / "t.json", said.append)
+    assert len(said) == 1
+    assert found.curve
+
+
 @pytest.fixture
 def calm(tmp_path: Path) -> Setting:
     """Without dropout, in double precision."""

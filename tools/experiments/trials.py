@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,11 +115,13 @@ class Setting:
 
 
 def read(file: Path) -> dict[tuple[str, int], Trial]:
-    """The trials in a file."""
+    """The trials in a file; of those that an older program wrote what is still kept, and they are run again."""
     if not file.exists():
         return {}
     content = json.loads(file.read_text(encoding="utf-8"))
-    return {(item["way"], item["seed"]): Trial(**item) for item in content}
+    names = {one.name for one in fields(Trial)}
+    kept = ({name: value for name, value in item.items() if name in names} for item in content)
+    return {(item["way"], item["seed"]): Trial(**item) for item in kept}
 
 
 def write(file: Path, trials: Mapping[tuple[str, int], Trial]) -> None:
