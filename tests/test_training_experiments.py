@@ -203,7 +203,11 @@ def made(way: str, costs: Sequence[float], scores: Sequence[float], **more: Any)
 def test_ways_are_compared_with_the_baseline_that_cost_as_much() -> None:
     """Between lengths that were trained it is interpolated; a schedule's baselines are trials, others points of a curve."""
     steady = made("baseline", [1.0, 2.0, 4.0], [0.9, 0.5, 0.3], baseline=True, steady=True)
-    cheap = made("cheap", [1.0, 3.0], [0.7, 0.25], steady=True, multiply_adds=20)
+    on_all = {
+        "epoch": 2,
+        "error": 9.0,
+    }  # as points of curves are, it is compared on the batches that curves are measured on
+    cheap = made("cheap", [1.0, 3.0], [0.7, 0.25], steady=True, multiply_adds=20, final=on_all)
     page = Page("Title", "command", [steady, cheap])
     page.stopped_early("error", "error")
     assert "| cheap | 0.50 | -0.250 | 0.75 | -0.150 |" in page.text()
