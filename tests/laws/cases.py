@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +88,25 @@ class Made:
         return found
 
 
-def in_turn(index: int) -> Split:
-    """The split that the network of this number is tested with in every run, besides two parts."""
-    return (3, 4, "uneven")[index % 3]
+def in_turn(name: str) -> Split | None:
+    """The split that a network is tested with in every run; None where all are refused. Each network has another one."""
+    choices = [k for k in SPLITS if (name, k) not in REFUSALS]
+    return choices[list(ALL).index(name) % len(choices)] if choices else None
 
 
-def splits(choose: Callable[[int, Split], bool] = lambda index, k: True) -> list[Any]:
-    """Networks and splits that aren't listed as refused, as parameters: all for 2, 3 and 4, every third for uneven shares.
+def splits() -> list[Any]:
+    """Networks and splits that aren't listed as refused, as parameters: all for 2, 3 and 4, some for uneven shares.
 
     What isn't a network's turn is slow, to keep a run short.
     """
     return [
-        pytest.param(name, k, marks=() if k in (2, in_turn(index)) else pytest.mark.slow)
-        for index, name in enumerate(ALL)
+        pytest.param(name, k, marks=() if k == in_turn(name) else pytest.mark.slow)
+        for name in ALL
         for k in SPLITS
-        if (name, k) not in REFUSALS and (k != "uneven" or k == in_turn(index)) and choose(index, k)
+        if (name, k) not in REFUSALS and (k != "uneven" or k == in_turn(name))
     ]
+
+
+def every_other(values: Iterable[tuple[Any, ...]], first: int) -> list[Any]:
+    """Parameters of which half are slow: for laws whose check costs as much as the case."""
+    return [pytest.param(*value, marks=() if i % 2 == first else pytest.mark.slow) for i, value in enumerate(values)]

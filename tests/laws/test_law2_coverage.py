@@ -12,7 +12,7 @@ import pytest
 
 from graphsplit.manifest import Manifest, ParameterEntry
 from graphsplit.selection import Selection
-from tests.laws.cases import ALL, Made, Split, in_turn, make_seed, splits
+from tests.laws.cases import ALL, Made, Split, every_other, in_turn, make_seed
 from tests.laws.check import Array, Case, change, coverage, holders, trained
 
 
@@ -22,7 +22,7 @@ def assert_covered(case: Case) -> None:
     assert found.looked_at > len(case.split.manifest.parameters)
 
 
-@pytest.mark.parametrize(("name", "k"), splits(lambda index, k: k == (in_turn(index) if index % 4 else 2)))
+@pytest.mark.parametrize(("name", "k"), every_other(((name, in_turn(name)) for name in ALL if in_turn(name)), 1))
 def test_every_element_is_what_the_manifest_says(made: Made, name: str, k: Split) -> None:
     assert_covered(made(name, k))
 
