@@ -44,6 +44,7 @@ HEAVY = {"torch", "onnxruntime"}
 TORCH_ROOMS = {"executor", "stacking", "training"}
 TORCH_HOMES = [*(ROOT / "formats").glob("torch_*.py"), *(p for r in TORCH_ROOMS for p in (ROOT / r).glob("*.py"))]
 MODULES = sorted(ROOT.rglob("*.py"))
+PROGRAMS = sorted(path for folder in ("tools", "models") for path in (ROOT.parent / folder).rglob("*.py"))
 
 
 def room(path: Path) -> str:
@@ -124,7 +125,7 @@ def test_torch_and_onnxruntime_are_imported_only_when_needed(path: Path) -> None
     assert [name for _, name in imports(path, at_start=True) if name.split(".")[0] in HEAVY] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=lambda path: str(path.relative_to(ROOT.parent)))
 def test_a_module_is_short(path: Path) -> None:
     source = path.read_text()
     assert len(source.splitlines()) < 400

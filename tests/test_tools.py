@@ -17,8 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphsplit.rules import registry
 from tools import coverage, coverage_page, randomise_light, zoo
-from tools.coverage import Model, Result, Way
 from tools.rules_table import document
+from tools.shared.models import Model, distinct, find, topology
+from tools.shared.results import Result, read, write
+from tools.shared.tables import kind
+from tools.shared.ways import Way, ways_of
 
 ROOT = Path(__file__).parent.parent
 LENET = ROOT / "models" / "lenet.onnx"
@@ -65,7 +68,7 @@ def test_coverage_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert "3 files, 3 models tried: 2 exact, 2 refused, 0 FAILED" in printed
-    results = {(r.title, str(r.way)): r for r in coverage.read(found)}
+    results = {(r.title, str(r.way)): r for r in read(found)}
     lenet = results["lenet.onnx", "K=2"]
     assert (lenet.status, lenet.nodes, lenet.parameters) == ("exact", 10, 431_080)
     assert lenet.share == pytest.approx(109_295 / 431_080)
@@ -86,7 +89,7 @@ def test_coverage_resumes_but_tries_failures_again(tmp_path: Path, monkeypatch: 
     files = [small(tmp_path / "models", name) for name in ("a", "b", "c")]
     found = tmp_path / "found.json"
     sizes = [file.stat().st_size for file in files]
-    coverage.write(found, [result("a.onnx", bytes=sizes[0]), result("b.onnx", "FAILED", bytes=sizes[1])])
+    write(found, [result("a.onnx", bytes=sizes[0]), result("b.onnx", "FAILED", bytes=sizes[1])])
     tried: list[str] = []
 
     def isolated(model: Model, way: Way, limit: float) -> Result:
@@ -96,7 +99,7 @@ def test_coverage_resumes_but_tries_failures_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(coverage, "isolated", isolated)
     assert coverage.main([str(tmp_path / "models"), "--json", str(found), "--resume"]) == 0
     assert tried == ["b.onnx", "c.onnx"]
-    assert [r.title for r in coverage.read(found)] == ["a.onnx", "b.onnx", "c.onnx"]
+    assert [r.title for r in read(found)] == ["a.onnx", "b.onnx", "c.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -129,15 +132,16 @@ def test_coverage_survives_what_kills_a_process(
 def test_coverage_keeps_earlier_results_when_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [small(tmp_path / "models", name) for name in ("a", "b")]
     found = tmp_path / "found.json"
-    coverage.write(found, [result("b.onnx", bytes=files[1].stat().st_size)])
+    write(found, [result("b.onnx", bytes=files[1].stat().st_size)])
     written: list[list[str]] = []
 
-    def write(file: Path, results: list[Result]) -> None:
+    def noted(file: Path, results: list[Result]) -> None:
         written.append(sorted(r.title for r in results))
 
     monkeypatch.setattr(coverage, "isolated", lambda model, way, limit: result(model.title, way=way))
-    monkeypatch.setattr(coverage, "write", write)
+    monkeypatch.setattr(coverage, "write", noted)
     assert coverage.main([str(tmp_path / "models"), "--json", str(found), "--resume"]) == 0
+    assert written
     assert all("b.onnx" in titles for titles in written)
 
 
@@ -149,7 +153,7 @@ def test_coverage_takes_further_ways_in_turns(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(
         coverage, "isolated", lambda model, way, limit: result(model.title, section=model.section, way=way)
     )
-    results = coverage.run(coverage.find(places), Way(2), [Way(3), Way(4)], {}, 1, 9)
+    results = coverage.run(find(places), Way(2), [Way(3), Way(4)], {}, 1, 9)
     further = [(r.section, r.title[0], r.way.k) for r in results if r.way.k > 2]
     assert sorted(further) == [
         (section, name, k) for section in ("One", "Two") for name, k in zip("abc", (3, 4, 3), strict=True)
@@ -158,11 +162,11 @@ def test_coverage_takes_further_ways_in_turns(tmp_path: Path, monkeypatch: pytes
 
 def test_coverage_tells_topologies_apart(tmp_path: Path) -> None:
     one = small(tmp_path, "one")
-    assert coverage.topology(one) == coverage.topology(small(tmp_path, "renamed", seed=1))
-    assert coverage.topology(one) != coverage.topology(small(tmp_path, "wider", width=8))
-    assert coverage.topology(one) != coverage.topology(small(tmp_path, "other", op="Strange"))
-    models = coverage.find([("Models", tmp_path)])
-    assert [m.title for m in coverage.distinct(models)] == ["one.onnx", "other.onnx", "wider.onnx"]
+    assert topology(one) == topology(small(tmp_path, "renamed", seed=1))
+    assert topology(one) != topology(small(tmp_path, "wider", width=8))
+    assert topology(one) != topology(small(tmp_path, "other", op="Strange"))
+    models = find([("Models", tmp_path)])
+    assert [m.title for m in distinct(models)] == ["one.onnx", "other.onnx", "wider.onnx"]
 
 
 def test_coverage_fails_when_something_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,20 +187,18 @@ def test_coverage_is_misused(arguments: list[str], tmp_path: Path, monkeypatch: 
 
 
 def test_refusals_are_counted_without_names_and_numbers() -> None:
-    assert coverage.kind("LSTM 'a' (version 7): there is no rule") == coverage.kind(
-        "LSTM 'b' (version 14): there is no rule"
-    )
-    assert coverage.kind("LSTM 'a': there is no rule") == "LSTM: there is no rule"
-    assert coverage.kind("main graph has no hidden layer for 2") == coverage.kind("x has no hidden layer for 3")
-    assert coverage.kind("a [1, 2] b") == "a […] b"
-    assert coverage.kind("it can't be: 'a', 'b' aren't") == "it can't be: …, … aren't"
+    assert kind("LSTM 'a' (version 7): there is no rule") == kind("LSTM 'b' (version 14): there is no rule")
+    assert kind("LSTM 'a': there is no rule") == "LSTM: there is no rule"
+    assert kind("main graph has no hidden layer for 2") == kind("x has no hidden layer for 3")
+    assert kind("a [1, 2] b") == "a […] b"
+    assert kind("it can't be: 'a', 'b' aren't") == "it can't be: …, … aren't"
 
 
 @pytest.mark.parametrize(
     ("text", "way"), [("3", Way(3)), ("4:random", Way(4, "random")), ("2:random:7", Way(2, "random", 7))]
 )
 def test_ways(text: str, way: Way) -> None:
-    assert coverage.ways_of(f"{text},2") == [way, Way(2)]
+    assert ways_of(f"{text},2") == [way, Way(2)]
 
 
 def test_the_command_in_the_document_names_no_place() -> None:

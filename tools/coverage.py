@@ -16,7 +16,6 @@ Exit codes: 0 nothing failed, 1 something did, 2 misused.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -27,62 +26,19 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-import onnx
-from google.protobuf.message import DecodeError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 sys.path.append(str(Path(__file__).parent.parent))
-from tools.shared.tables import cell, counted, kind, one_line, versions
+from tools.shared.models import Model, distinct, find
+from tools.shared.results import Result, line, markdown, read, write
 from tools.shared.ways import Way, ways_of
-
-__all__ = ["Model", "Result", "Way", "kind", "main", "markdown", "run", "ways_of"]
-
-Status = Literal["exact", "refused", "FAILED"]
-VERSIONS = ("graphsplit", "onnx", "onnx-ir", "onnxruntime", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A file with the section that it is listed in, and what it is called there."""
-
-    section: str
-    title: str
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came of splitting one model in one way. Shares are the largest part's."""
-
-    section: str
-    title: str
-    bytes: int
-    way: Way
-    status: Status
-    reason: str = ""
-    nodes: int = 0
-    parameters: int = 0
-    share: float = 0.0
-    work_share: float | None = None
-    repeated: int = 0
-    private: int = 0
-    worst: float | None = None
-    tolerance: float | None = None
-    runtime: str = ""
-    seconds: float = 0.0
-
-    @property
-    def key(self) -> tuple[str, str, int, Way]:
-        """What tells a result from others."""
-        return self.section, self.title, self.bytes, self.way
-
 
 # -- one model, in a process of its own -----------------------------------------------------------
 
@@ -185,63 +141,6 @@ def _died(code: int, errors: Path) -> dict[str, object]:
     return {"status": "FAILED", "reason": f"its process died ({name}): {lines[-1] if lines else ''}"}
 
 
-# -- models ---------------------------------------------------------------------------------------
-
-
-def find(sections: Iterable[tuple[str, Path]]) -> list[Model]:
-    """The models of files and folders, by section and name."""
-    found: list[Model] = []
-    for section, place in sections:
-        files = sorted(place.rglob("*.onnx")) if place.is_dir() else [place]
-        found.extend(
-            Model(section, file.relative_to(place if place.is_dir() else place.parent).as_posix(), file)
-            for file in files
-        )
-    return found
-
-
-def distinct(models: Sequence[Model]) -> list[Model]:
-    """The first of all models with the same nodes, wiring, attributes and tensor shapes, in each section."""
-    seen: set[tuple[str, str]] = set()
-    found: list[Model] = []
-    for model in models:
-        key = (model.section, topology(model.path))
-        if key not in seen:
-            seen.add(key)
-            found.append(model)
-    return found
-
-
-def topology(path: Path) -> str:
-    """A digest of a model's nodes, wiring, attributes and tensor shapes: of no name and no weight."""
-    content = path.read_bytes()
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(content)
-    except DecodeError:
-        return hashlib.sha256(content).hexdigest()
-    names: dict[str, int] = {"": 0}
-    lines = [
-        f"{tensor.data_type} {list(tensor.dims)} {names.setdefault(tensor.name, len(names))}"
-        for tensor in model.graph.initializer
-    ]
-    lines += [str(names.setdefault(value.name, len(names))) for value in model.graph.input]
-    for node in model.graph.node:
-        wires = [names.setdefault(name, len(names)) for name in (*node.input, *node.output)]
-        lines.append(f"{node.domain} {node.op_type} {len(node.input)} {wires}")
-        lines += sorted(_attribute(attribute) for attribute in node.attribute)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _attribute(attribute: onnx.AttributeProto) -> str:
-    if attribute.type == onnx.AttributeProto.TENSOR:
-        return f"{attribute.name} {attribute.t.data_type} {list(attribute.t.dims)}"
-    if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-        return attribute.name
-    content: bytes = attribute.SerializeToString(deterministic=True)
-    return content.hex()
-
-
 # -- a run ----------------------------------------------------------------------------------------
 
 
@@ -276,107 +175,6 @@ def run(
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(_running):
                 _end(process)
-
-
-def line(result: Result) -> str:
-    """A result as the terminal shows it."""
-    name = f"{result.title} [{result.way}]"
-    if result.status != "exact":
-        return f"{result.status:<8}{name}\n        {one_line(result.reason)}"
-    error = "" if result.worst is None else f", error {result.worst:.1e} of {result.tolerance:.1e}"
-    return (
-        f"{result.status:<8}{name}\n        {result.nodes} nodes, {result.parameters:,} parameters, largest part "
-        f"{result.share:.1%}, {result.repeated} repeated, {result.private} private{error}, {result.seconds:.2f} s"
-    )
-
-
-def read(file: Path) -> list[Result]:
-    """The results of an earlier run."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    names = {field.name for field in fields(Result)} - {"way"}
-    return [Result(way=Way(**r["way"]), **{n: r[n] for n in names}) for r in content["results"]]
-
-
-def write(file: Path, results: Sequence[Result]) -> None:
-    """Write results; an interrupted run leaves what there was."""
-    content = {"versions": versions(VERSIONS), "results": [asdict(result) for result in results]}
-    scratch = file.with_name(file.name + ".tmp")
-    scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    scratch.replace(file)
-
-
-# -- the table ------------------------------------------------------------------------------------
-
-
-def markdown(results: Sequence[Result], *, command: str, note: str = "") -> str:
-    """The document: what was run, counts, a table for each section, and what failed or was refused."""
-    known = ", ".join(f"{name} {number}" for name, number in versions(VERSIONS).items())
-    text = [
-        "# Coverage",
-        "",
-        f"Generated by `tools/coverage.py`, which says what the words mean. Run with {known}:",
-        "",
-    ]
-    text += [f"    {command}", "", *([note.strip(), ""] if note.strip() else [])]
-    text += _counts(results)
-    text += [
-        "Columns: nodes and trained parameters of the model; the largest part's share of the parameters and of the",
-        "multiply-adds; nodes that the merged network repeats for each part; layers that each part has whole; the",
-        "worst error that any law found, relative to the largest element, and what rounding is allowed; seconds to",
-        "load and plan; and what a second way of splitting gave, with the largest part's share.",
-        "",
-    ]
-    for section in dict.fromkeys(result.section for result in results):
-        text += [f"## {section}", "", *_table([r for r in results if r.section == section])]
-    text += ["## FAILED", "", *_failures([r for r in results if r.status == "FAILED"])]
-    text += ["## Refused", "", *_refusals([r for r in results if r.status == "refused"])]
-    return "\n".join(text).rstrip() + "\n"
-
-
-def _counts(results: Sequence[Result]) -> list[str]:
-    text = ["| | way | exact | refused | FAILED |", "|---|---|---:|---:|---:|"]
-    for section, way in dict.fromkeys((r.section, r.way) for r in sorted(results, key=lambda r: (r.section, r.way))):
-        found = Counter(r.status for r in results if (r.section, r.way) == (section, way))
-        text.append(f"| {section} | {way} | {found['exact']} | {found['refused']} | {found['FAILED']} |")
-    return [*text, ""]
-
-
-def _table(results: Sequence[Result]) -> list[str]:
-    first = min((r.way for r in results), key=[r.way for r in results].index)
-    others = {r.title: r for r in results if r.way != first}
-    rows = [r for r in results if r.way == first and r.status == "exact"]
-    text = [
-        f"Exact with {first}:",
-        "",
-        "| model | nodes | parameters | part | multiply-adds | repeated | private | error | allowed | s | also |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for r in rows:
-        work = "" if r.work_share is None else f"{r.work_share:.1%}"
-        error = "| |" if r.worst is None or r.tolerance is None else f"{r.worst:.1e} | {r.tolerance:.1e} |"
-        other = others.get(r.title)
-        again = "" if other is None else f"{other.way}: {other.status}" + (f" {other.share:.1%}" if other.share else "")
-        text.append(
-            f"| {cell(r.title)} | {r.nodes} | {r.parameters:,} | {r.share:.1%} | {work} | {r.repeated} | {r.private} "
-            f"| {error} {r.seconds:.1f} | {again} |"
-        )
-    return [*text, ""]
-
-
-def _failures(results: Sequence[Result]) -> list[str]:
-    if not results:
-        return ["Nothing.", ""]
-    text = ["| model | way | what happened |", "|---|---|---|"]
-    text += [f"| {cell(r.title)} | {r.way} | {cell(one_line(r.reason))} |" for r in results]
-    return [*text, ""]
-
-
-def _refusals(results: Sequence[Result]) -> list[str]:
-    if not results:
-        return ["Nothing.", ""]
-    text = [*counted([result.reason for result in results]), "| model | way | what it says |", "|---|---|---|"]
-    text += [f"| {cell(r.title)} | {r.way} | {cell(one_line(r.reason.partition(chr(10))[0]))} |" for r in results]
-    return [*text, ""]
 
 
 # -- arguments ------------------------------------------------------------------------------------

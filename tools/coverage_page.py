@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tools import coverage, zoo
+from tools import zoo
+from tools.shared.results import Result, markdown, read
 
 STATUSES = ("exact", "refused", "not exported", "left out", "FAILED")
 INTRODUCTION = """The zoos of torch modules stand behind the ONNX files, each with the command that makes its section and what
@@ -53,9 +54,9 @@ def command_of(results: Sequence[zoo.ZooResult]) -> str:
     return words + (f" --also {','.join(sorted(also))}" if also else "")
 
 
-def page(results: Sequence[coverage.Result], command: str, note: str, zoos: Sequence[Sequence[zoo.ZooResult]]) -> str:
+def page(results: Sequence[Result], command: str, note: str, zoos: Sequence[Sequence[zoo.ZooResult]]) -> str:
     """The whole document."""
-    text = coverage.markdown(results, command=command, note=note).rstrip("\n")
+    text = markdown(results, command=command, note=note).rstrip("\n")
     head, mark, rest = text.partition("\n| | way |")
     middle = ["", INTRODUCTION, "", *overview(zoos), ""]
     sections = [zoo.markdown(found, command_of(found)).rstrip("\n") for found in zoos]
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--note", type=Path, metavar="FILE", help="Markdown in front of the tables")
     arguments = made.parse_args(argv)
     note = arguments.note.read_text(encoding="utf-8") if arguments.note else ""
-    results = coverage.read(arguments.onnx)
+    results = read(arguments.onnx)
     print(page(results, arguments.onnx_command, note, zoo_results(arguments.zoo)), end="")
     return 0
 

@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 sys.path.append(str(Path(__file__).parent.parent))
-from tools.coverage import distinct, find
+from tools.shared.models import distinct, find
 from tools.shared.tables import cell, counted, one_line, versions
 
 Status = Literal["right", "wrong", "refused", "FAILED"]
