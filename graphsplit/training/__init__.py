@@ -1,6 +1,6 @@
 """Training sub-models and merged networks on a user's task, to the same result however often it is interrupted."""
 
-from graphsplit.training.folder import Training, train_parts
+from graphsplit.training.folder import Training, TrainingOptions, train_parts
 from graphsplit.training.loop import Outcome
 from graphsplit.training.method import Result
 from graphsplit.training.run_folder import PARTS
@@ -14,6 +14,7 @@ __all__ = [
     "Task",
     "Training",
     "TrainingError",
+    "TrainingOptions",
     "load_task",
     "run",
     "train",

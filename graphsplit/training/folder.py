@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -24,12 +25,27 @@ FOLDER, STACKED = "training", "stacked"
 """Where a split's folder keeps what its training leaves: a folder for each part, with its checkpoint and its metrics."""
 
 
+class TrainingOptions(TypedDict, total=False):
+    """How networks are trained, by name.
+
+    seed: of data orders and dropout, from 0 to 2**64 - 1. every: seconds between checkpoints. resume: go on with an earlier
+    training, of the same task unless `other_task`; force: start anew. layout: of images in memory.
+    """
+
+    seed: int
+    every: float
+    resume: bool
+    force: bool
+    other_task: bool
+    layout: Layout
+
+
 @dataclass(frozen=True)
 class Training:
     """What is asked of the training of sub-models or of a network.
 
-    epochs: to train to; schedule: how many epochs the schedule is made for, where it goes on behind the merge. every:
-    seconds between checkpoints. other_task: whether to go on though the task was another one. layout: of images in memory.
+    epochs: to train to; schedule: how many epochs the schedule is made for, where it goes on behind the merge. The rest is as in
+    `TrainingOptions`.
     """
 
     epochs: int
@@ -48,13 +64,23 @@ class Training:
             raise TrainingError(f"--seed {self.seed} is no seed of torch's", hint="choose one from 0 to 2**64 - 1")
 
     @classmethod
-    def of(cls, task: Task, epochs: int | None = None, schedule: int | None = None, **settings: object) -> Training:
-        """Settings with the task's number of epochs where none is given. Raises TrainingError where there is none at all."""
+    def of(
+        cls,
+        task: Task,
+        epochs: int | None = None,
+        schedule: int | None = None,
+        device: str | None = None,
+        **options: Unpack[TrainingOptions],
+    ) -> Training:
+        """Settings with the task's number of epochs where none is given, and on an accelerator if there is one.
+
+        Raises TrainingError where there is no number of epochs at all.
+        """
         found = epochs or task.epochs
         if found is None:
             raise TrainingError("how many epochs isn't said", hint="give --epochs N, or write EPOCHS = N into the task")
-        device = settings.pop("device", None) or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(found, schedule or found, device=str(device), **settings)  # type: ignore[arg-type]
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(found, schedule or found, device=device, **options)
 
     def course(self, folder: Path | None, title: str) -> Course:
         """The course of one network that starts at the first epoch."""

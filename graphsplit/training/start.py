@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -13,7 +13,7 @@ from graphsplit.files import MANIFEST_NAME, replaceable
 from graphsplit.training import method
 from graphsplit.training.engines import Job, in_processes, on_ray
 from graphsplit.training.files import open_network, save_as, target_of
-from graphsplit.training.folder import Training, begin, clear, part_folder, train_parts
+from graphsplit.training.folder import Training, TrainingOptions, begin, clear, part_folder, train_parts
 from graphsplit.training.locks import held
 from graphsplit.training.loop import Outcome, Report
 from graphsplit.training.loop import train as train_course
@@ -21,7 +21,7 @@ from graphsplit.training.method import Result
 from graphsplit.training.run_folder import Splitter
 from graphsplit.training.task import Task, TrainingError, load_task
 from graphsplit.training.together import Stack
-from graphsplit.training.trainee import Layout, make
+from graphsplit.training.trainee import make
 
 TaskLike = Task | str | os.PathLike[str]
 
@@ -34,42 +34,26 @@ def train(
     schedule: int | None = None,
     settings: Mapping[str, str] | None = None,
     parts: Sequence[int] | None = None,
-    seed: int = 0,
     device: str | None = None,
     stack: Stack = "auto",
     engine: str = "local",
     jobs: int = 1,
-    every: float = 60.0,
-    resume: bool = False,
-    force: bool = False,
-    other_task: bool = False,
-    layout: Layout = "contiguous",
     out: str | os.PathLike[str] | None = None,
     report: Report | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> list[Outcome]:
     """Train the sub-models of a split's folder (or the `parts` named), where they lie, or a single network.
 
     task: a `Task`, or its file, whose constants `settings` replace. schedule: how many epochs the schedule is made for, where the
-    training goes on behind a merge; as many as `epochs` by default. stack: whether sub-models train as one computation, "on",
-    "off", or "auto" where that is faster. engine: "local", or "ray" with an address behind a colon; jobs: how many
-    sub-models at once, each in a process. every: seconds between checkpoints. resume: go on with an earlier training, of the
-    same task unless `other_task`; force: start anew. layout: of images in memory. out: where a single network's weights go.
+    training goes on behind a merge; as many as `epochs` by default. device: an accelerator if there is one, by default. stack:
+    whether sub-models train as one computation, "on", "off", or "auto" where that is faster. engine: "local", or "ray" with an
+    address behind a colon; jobs: how many sub-models at once, each in a process. out: where a single network's weights go. The
+    rest is as in `TrainingOptions`.
 
     Raises TrainingError, and what reading a network raises.
     """
     found = _task(task, settings, schedule or epochs)
-    training = Training.of(
-        found,
-        epochs,
-        schedule,
-        seed=seed,
-        device=device,
-        every=every,
-        resume=resume,
-        force=force,
-        other_task=other_task,
-        layout=layout,
-    )
+    training = Training.of(found, epochs, schedule, device, **options)
     path = Path(network)
     if not (path / MANIFEST_NAME).is_file():
         if parts is not None:
@@ -92,17 +76,12 @@ def run(
     asked: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     settings: Mapping[str, str] | None = None,
-    seed: int = 0,
     device: str | None = None,
     stack: Stack = "auto",
     engine: str = "local",
     jobs: int = 1,
-    every: float = 60.0,
-    resume: bool = False,
-    force: bool = False,
-    other_task: bool = False,
-    layout: Layout = "contiguous",
     report: Report | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> Result:
     """The whole method in the folder `out`: split, train each sub-model for `pretrain` epochs, merge, train on to `epochs`.
 
@@ -113,17 +92,7 @@ def run(
     Raises TrainingError, and what splitting and merging raise.
     """
     found = _task(task, settings, epochs)
-    training = Training.of(
-        found,
-        epochs,
-        seed=seed,
-        device=device,
-        every=every,
-        resume=resume,
-        force=force,
-        other_task=other_task,
-        layout=layout,
-    )
+    training = Training.of(found, epochs, device=device, **options)
 
     def train_them(parts: Path, task: Task, first: Training) -> Sequence[Outcome]:
         return train_folder(parts, task, first, settings or {}, stack=stack, engine=engine, jobs=jobs, report=report)
