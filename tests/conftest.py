@@ -9,14 +9,16 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("tests")  # helpers assert too
+
 HAS_TORCH = find_spec("torch") is not None
 collect_ignore_glob = (
     []
     if HAS_TORCH
     else [
         "test_torch_*.py",
-        "test_modules.py",
-        "test_merge_optimizers.py",
+        "test_modules*.py",
+        "test_merge_optimizers*.py",
         "test_training*.py",
         "test_executor*.py",
         "test_stacking*.py",

@@ -1,13 +1,10 @@
-"""The command line: options, output, exit codes, and the documentation of all of them."""
+"""The command line: options, output, and the documentation of all of them."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,41 +16,15 @@ from onnx import numpy_helper
 
 import graphsplit
 from graphsplit.cli import main
-from graphsplit.cli import output as cli_output
 from graphsplit.partition import STRATEGIES
-from tests.commands import Run, runner
-from tests.networks import NETWORKS, REFUSED
+from tests.command_line import ROOT, lenet, run, saved
+from tests.commands import Run
 
-ROOT = Path(__file__).parent.parent
+__all__ = ["lenet", "run"]  # fixtures
+
 DOCUMENT = ROOT / "docs" / "commands.md"
 LENET = ["parameters   share", "431,080", "109,295  25.35%"]
 COMMANDS = ("split", "merge", "verify", "inspect", "explain", "train", "run")
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.chdir(tmp_path)
-    return runner(monkeypatch)
-
-
-@pytest.fixture
-def lenet(tmp_path: Path) -> Path:
-    path = tmp_path / "lenet.onnx"
-    onnx.save(NETWORKS["lenet"](), path)
-    return path
-
-
-def saved(folder: Path, name: str) -> Path:
-    path = folder / f"{name}.onnx"
-    onnx.save(NETWORKS[name]() if name in NETWORKS else REFUSED[name][0](), path)
-    return path
-
-
-def start(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    code = "from graphsplit.cli import main; main(prog_name='graphsplit')"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
 # -- the five commands ---------------------------------------------------------------------------------------------
@@ -268,204 +239,6 @@ def test_what_verify_prints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(run("verify", "parts", "--trained", "a", "--json").stdout)
     assert found["checks"][0]["worst"] == "inf"
     assert (asked["merged"], asked["trained"], asked["inputs"]) == (None, (Path("a"),), None)
-
-
-# -- refusals ------------------------------------------------------------------------------------------------------
-
-
-def test_a_refusal_is_one_line_and_a_hint_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
-    for name, (_, word) in sorted(REFUSED.items()):
-        done = run("split", saved(tmp_path, name), "-k", 2, "-o", "out")
-        assert done.exit_code == 2, name
-        assert done.stdout == ""
-        lines = done.stderr.splitlines()
-        assert len(lines) in (1, 2), name
-        assert lines[0].startswith("graphsplit: error: ")
-        assert word in done.stderr or word == "nothing"
-        assert lines[1:] == [] or lines[1].startswith("  hint: ")
-        assert not Path("out").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("split", "none.onnx", "-k", 2), "'none.onnx': there is no such file"),
-        (("split", "lenet.onnx", "-k", 2, "--strategy", "best"), "there is no strategy 'best'"),
-        (("split", "lenet.onnx", "-k", 2, "--shares", "1,2,3"), "don't fit 2 parts"),
-        (("split", "lenet.onnx", "-k", 2, "--keep", "nobody"), "nobody: no node, parameter or value has this name"),
-        (("split", "lenet.onnx", "-k", 5000), "5000 parts"),
-        (("explain", "lenet.onnx", "nobody"), "nobody: no node, parameter or value of the network has this name"),
-        (("inspect", "none.onnx"), "'none.onnx': there is no such file"),
-        (("merge", "none"), "none"),
-        (("verify", "none"), "none"),
-    ],
-)
-def test_refusals(run: Run, lenet: Path, arguments: tuple[object, ...], said: str) -> None:
-    done = run(*arguments)
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("graphsplit: error: ")
-    assert said in done.stderr
-    assert "Traceback" not in done.output
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("split", "lenet.onnx"),
-        ("split", "lenet.onnx", "-k", 0),
-        ("split", "lenet.onnx", "-k", 2, "--shares", "a,b"),
-        ("split", "lenet.onnx", "-k", 2, "--init", "fresh"),
-        ("split", "lenet.onnx", "-k", 2, "--frobnicate"),
-        ("merge",),
-        ("explain", "lenet.onnx"),
-        ("inspect", "lenet.onnx", "--rules", "none.txt"),
-        ("dance",),
-    ],
-)
-def test_misuse_shows_the_usage(run: Run, lenet: Path, arguments: tuple[object, ...]) -> None:
-    done = run(*arguments)
-    assert done.exit_code == 2
-    assert done.stderr.startswith("Usage: graphsplit")
-    assert "Error: " in done.stderr
-
-
-def test_an_option_without_its_file_is_misuse(run: Run) -> None:
-    done = run("verify", "parts", "--trained")
-    assert done.exit_code == 2
-    assert done.stderr == "Error: Option '--trained' requires an argument.\n"
-
-
-def test_an_existing_folder_is_refused_without_force(run: Run, lenet: Path) -> None:
-    assert run("split", lenet, "-k", 2, "-o", "parts").exit_code == 0
-    before = Path("parts/manifest.json").read_bytes()
-    done = run("split", lenet, "-k", 3, "-o", "parts")
-    assert done.exit_code == 2
-    assert "--force" in done.stderr
-    assert Path("parts/manifest.json").read_bytes() == before
-    assert run("split", lenet, "-k", 3, "-o", "parts", "--force").exit_code == 0
-    assert Path("parts/submodel_2.onnx").is_file()
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (graphsplit.GraphsplitError("two\nlines\x1b[31m", hint="go on"), 2, "two lines\\x1b[31m\n  hint: go on\n"),
-        (OSError(28, "No space left on device", "parts/x"), 2, "'parts/x': No space left on device\n"),
-        (OSError("odd"), 2, "odd\n"),
-        (MemoryError(), 2, "out of memory\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_errors_become_one_line(
-    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(graphsplit, "split", fail, raising=False)
-    done = run("split", "x.onnx", "-k", 2)
-    assert done.exit_code == code
-    assert done.stderr == f"graphsplit: error: {said}"
-
-
-def test_a_mistake_of_ours_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("ours")
-
-    monkeypatch.setattr(graphsplit, "split", fail, raising=False)
-    with pytest.raises(AssertionError, match="ours"):
-        run("split", "x.onnx", "-k", 2)
-
-
-# -- the process ---------------------------------------------------------------------------------------------------
-
-
-def test_exit_codes_and_streams_of_the_process(lenet: Path) -> None:
-    done = start("inspect", lenet, "-k", 2)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "\x1b" not in done.stdout
-    refused = start("split", "nowhere.onnx", "-k", 2, cwd=lenet.parent)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "Traceback" not in refused.stderr
-    assert start("split", lenet).returncode == 2
-    assert start("--version").stdout.startswith("graphsplit ")
-    assert start("-h").returncode == 0
-
-
-def test_a_closed_pipe_is_no_error(lenet: Path) -> None:
-    command = f"{sys.executable} -c 'from graphsplit.cli import main; main()' inspect {lenet} --json | head -n 1"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env=environment, check=False)
-    assert (done.stdout, done.stderr) == ("{\n", "")
-
-
-def test_help_is_fast_and_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from graphsplit.cli import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'numpy', 'onnx', 'scipy', 'networkx', 'torch', 'onnxruntime', 'rich'}\n"
-        "print('loaded', sorted(heavy & sys.modules.keys()))"
-    )
-    begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.splitlines()[-1] == "loaded []"
-    assert time.perf_counter() - begin < 3  # 0.1 s on a quiet machine
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["train", "models/lenet.onnx", "--task", "models/glyphs_task.py"],
-        ["run", "models/lenet.onnx", "--task", "models/glyphs_task.py", "-k", "2", "--pretrain", "1"],
-        ["split", "models.lenet:LeNet", "--input", "1x1x28x28", "-k", "2"],
-    ],
-    ids=lambda words: words[0],
-)
-def test_without_torch_it_says_what_to_install(arguments: list[str]) -> None:
-    code = (
-        "import sys\n"
-        "class Missing:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] == 'torch': raise ModuleNotFoundError('no torch', name='torch')\n"
-        "sys.meta_path.insert(0, Missing())\n"
-        "from graphsplit.cli import main\n"
-        f"main({arguments!r}, prog_name='graphsplit')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 2
-    assert "graphsplit[torch]" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_inspect_imports_neither_torch_nor_onnxruntime(lenet: Path) -> None:
-    code = (
-        "import sys; from graphsplit.cli import main\n"
-        f"try: main(['inspect', {str(lenet)!r}, '-k', '2'])\nexcept SystemExit: pass\n"
-        "print('loaded', sorted({'torch', 'onnxruntime'} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.splitlines()[-1] == "loaded []"
-
-
-def test_progress_is_for_terminals_and_long_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with cli_output.Bar() as quiet:
-        quiet.begin -= 5
-        quiet("narrowing", 1, 2)
-    assert quiet.shown is None
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with cli_output.Bar() as early:
-        early("narrowing", 1, 2)
-    assert early.shown is None
-    with cli_output.Bar() as late:
-        late.begin -= 5
-        late("narrowing [x]", 1, 2)
-        late("narrowing [x]", 2, 2)
-    assert late.shown is not None
-    assert late.shown.finished
-    assert capsys.readouterr().out == ""
 
 
 # -- the documentation -----------------------------------------------------------------------------------------------

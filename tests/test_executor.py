@@ -1,13 +1,10 @@
-"""graphsplit.trainable: ONNX networks as torch modules, what they are called, how they train, and the way back."""
+"""graphsplit.trainable: ONNX networks as torch modules, what they are called, how they train, and what is refused."""
 
 from __future__ import annotations
 
 import copy
 import io
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,22 +14,17 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import graphsplit
-from graphsplit.errors import FormatError, GraphsplitError, UnsupportedError
+from graphsplit.errors import GraphsplitError, UnsupportedError
 from graphsplit.executor import OnnxModule
-from graphsplit.executor.ops import Attributes, Frame
-from graphsplit.files import OutputError
+from graphsplit.executor.ops import Frame
 from graphsplit.formats.onnx_file import load
-from graphsplit.formats.onnx_runtime import Session
 from graphsplit.formats.torch_tensors import to_numpy, to_torch
-from graphsplit.merging import merge
 from graphsplit.splitting import split
-from tests.laws.check import Case, Part, exact_merge, tolerance, write
+from tests.executor_nets import LENET, affine, off, outputs, step
+from tests.laws.check import tolerance, write
 from tests.networks import EXACT_OR_REFUSED, NETWORKS
 from tests.networks.inputs import Arrays, evaluate, random_inputs
-from tools import executor_coverage
 
-ROOT = Path(__file__).parent.parent
-LENET = ROOT / "models" / "lenet.onnx"
 ODD = [
     "weight",
     "a.b",
@@ -46,53 +38,6 @@ ODD = [
     "forward",
     "constant_0",
 ]
-
-
-def affine(names: Sequence[str], folder: Path, **changes: Any) -> Path:
-    """x times one tensor after the other, element by element: a file with any names."""
-    rng = np.random.default_rng(1)
-    nodes, value = [], "input"
-    for i, name in enumerate(names):
-        nodes.append(helper.make_node(changes.get("op", "Mul"), [value, name], [f"value{i}"], name=f"node{i}"))
-        value = f"value{i}"
-    tensors = [numpy_helper.from_array(rng.uniform(0.5, 1.5, 4).astype(np.float32), name) for name in names]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("input", value)]
-    graph = helper.make_graph(nodes, "affine", ends[:1], ends[1:], tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "odd.onnx")
-    return folder / "odd.onnx"
-
-
-def outputs(module: OnnxModule, inputs: Arrays) -> Arrays:
-    with torch.no_grad():
-        found = module(**{name: to_torch(np.asarray(array)) for name, array in inputs.items()})
-    found = found if isinstance(found, tuple) else (found,)
-    return dict(zip(module.output_names, map(to_numpy, found), strict=True))
-
-
-def off(found: Arrays, expected: Arrays) -> float:
-    """The largest difference, relative to the largest element; infinite for other shapes, types or whole numbers."""
-    worst = 0.0
-    for name, wanted in expected.items():
-        mine = found[name]
-        if mine.shape != wanted.shape or mine.dtype != wanted.dtype:
-            return float("inf")
-        one, two = mine.astype(np.float64), wanted.astype(np.float64)
-        worst = max(worst, float(np.abs(one - two).max(initial=0.0) / max(np.abs(two).max(initial=0.0), 1e-6)))
-    return worst
-
-
-def step(module: OnnxModule, inputs: Arrays, rate: float = 0.05) -> float:
-    """One step of SGD towards outputs of 1; the loss before it."""
-    optimizer = torch.optim.SGD(module.parameters(), lr=rate)
-    found = module(**{name: to_torch(np.asarray(array)) for name, array in inputs.items()})
-    found = found if isinstance(found, tuple) else (found,)
-    loss = sum((f.float() - 1).square().mean() for f in found if f.requires_grad)
-    assert isinstance(loss, torch.Tensor)
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-    return float(loss.detach())
 
 
 # -- every network of the suite ------------------------------------------------------------------------------------------
@@ -386,173 +331,3 @@ def test_a_statistic_without_a_place_of_its_own_is_refused(tmp_path: Path) -> No
     onnx.save(model, path)
     with pytest.raises(UnsupportedError, match="'norm' can't be trained: its running statistic 'same' is computed"):
         graphsplit.trainable(path)
-
-
-# -- the way back --------------------------------------------------------------------------------------------------------
-
-
-def in_runtime(path: Path, inputs: Arrays) -> Arrays:
-    return {name: np.asarray(array) for name, array in Session(path).run(inputs).items()}
-
-
-@pytest.mark.parametrize("name", ["lenet", "resnet_basic", "inception_v2"])
-def test_weights_written_back_give_the_same_in_onnxruntime(name: str, tmp_path: Path) -> None:
-    model = NETWORKS[name]()
-    path = write(model, tmp_path)
-    inputs = random_inputs(model)
-    before = in_runtime(path, inputs)
-    module = graphsplit.trainable(path).train()
-    for _ in range(3):
-        step(module, inputs)
-    module.eval()
-    assert graphsplit.write_weights(module, path) == path
-    after = in_runtime(path, inputs)
-    assert off(outputs(module, inputs), after) < 1e-4
-    assert off(before, after) > 1e-3  # training has changed something
-    again = graphsplit.trainable(path)
-    assert all(torch.equal(tensor, again.state_dict()[n]) for n, tensor in module.state_dict().items())
-
-
-def test_data_beside_the_file_stays_there(tmp_path: Path) -> None:
-    model, path = onnx.load(LENET), tmp_path / "lenet.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="lenet.onnx.data")
-    module = graphsplit.trainable(path)
-    with torch.no_grad():
-        next(p for n, p in module.named_parameters() if n == "fc1.weight").fill_(0.25)
-    graphsplit.write_weights(module, path)
-    assert path.stat().st_size < 1e4
-    assert (tmp_path / "lenet.onnx.data").stat().st_size > 1e6
-    held = {
-        t.name: numpy_helper.to_array(t, str(tmp_path))
-        for t in onnx.load(path, load_external_data=False).graph.initializer
-        if t.name == "fc1.weight"
-    }
-    assert (held["fc1.weight"] == 0.25).all()
-
-
-def test_another_type_is_rounded_to_the_files(tmp_path: Path) -> None:
-    path = affine(["w"], tmp_path)
-    module = graphsplit.trainable(path).double()
-    with torch.no_grad():
-        next(module.parameters()).fill_(1 / 3)
-    graphsplit.write_weights(module, path)
-    held = load(path).tensors["w"].numpy()
-    assert held.dtype == np.float32
-    assert (held == np.float32(1 / 3)).all()
-
-
-def test_what_write_weights_refuses(tmp_path: Path) -> None:
-    path = affine(["w", "v"], tmp_path)
-    module = graphsplit.trainable(path)
-    before = path.read_bytes()
-    (tmp_path / "other").mkdir()
-    for other in (affine(["w"], tmp_path / "other"), affine(["w", "v"], tmp_path / "other", op="Add")):
-        kept = other.read_bytes()
-        with pytest.raises(FormatError, match=r"another network|not the file"):
-            graphsplit.write_weights(module, other)
-        assert other.read_bytes() == kept
-    with pytest.raises(OutputError, match="exists already"):
-        graphsplit.write_weights(module, path, out=tmp_path / "other" / "odd.onnx")
-    written = graphsplit.write_weights(module, path, out=tmp_path / "new.onnx")
-    assert written.exists()
-    assert path.read_bytes() == before
-
-
-def test_metadata_stays(tmp_path: Path) -> None:
-    done = split(LENET, 2, out=tmp_path / "parts")
-    file = done.submodels[0]
-    before = load(file).metadata
-    assert before
-    graphsplit.write_weights(graphsplit.trainable(file), file)
-    assert load(file).metadata == before
-
-
-# -- law 1, with training in between ---------------------------------------------------------------------------------------
-
-TRAINED = ["lenet", "resnet_basic", "layer_norm_mlp", "inception_v2"]
-
-
-def trained_case(model: onnx.ModelProto, folder: Path, k: int = 2) -> Case:
-    """A network that is split, whose parts are trained as torch modules, and merged."""
-    done = split(write(model, folder), k, out=folder / "split")
-    for number, file in enumerate(done.submodels):
-        module = graphsplit.trainable(file).train()
-        for seed in range(3):
-            step(module, random_inputs(model, 10 * number + seed, batch=4))
-        graphsplit.write_weights(module, file)
-    merge(done.folder, out=folder / "merged.onnx")
-    parts = tuple(Part(file, 1 / k, ((done, number),)) for number, file in enumerate(done.submodels))
-    return Case(model, done, parts, folder / "merged.onnx")
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_parts_that_were_trained_merge_to_their_mean(name: str, tmp_path: Path) -> None:
-    case = trained_case(NETWORKS[name](), tmp_path)
-    found = exact_merge(case)
-    assert found.looked_at
-    assert found.complaints == []
-
-
-def test_the_shipped_model_split_trained_and_merged_is_the_mean(tmp_path: Path) -> None:
-    case = trained_case(onnx.load(LENET), tmp_path)
-    inputs = random_inputs(case.model, 7)
-    parts = [in_runtime(part.file, inputs)["logits"].astype(np.float64) for part in case.parts]
-    merged = in_runtime(case.merged, inputs)["logits"]
-    assert np.abs(merged - np.mean(parts, axis=0)).max() < 1e-5
-    assert np.abs(parts[0] - parts[1]).max() > 1e-2  # they did learn different things
-    assert graphsplit.verify(case.split.folder, case.merged).passed
-
-
-def test_state_dicts_merge_as_files_do(tmp_path: Path) -> None:
-    case = trained_case(NETWORKS["lenet"](), tmp_path)
-    saved = [tmp_path / f"{number}.pt" for number in range(2)]
-    for part, path in zip(case.parts, saved, strict=True):
-        torch.save(graphsplit.trainable(part.file).state_dict(), path)
-    merge(case.split.folder, saved, out=tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == case.merged.read_bytes()
-
-
-def test_the_check_sees_a_part_that_trained_on_after_the_merge(tmp_path: Path) -> None:
-    case = trained_case(NETWORKS["lenet"](), tmp_path)
-    module = graphsplit.trainable(case.parts[1].file).train()
-    step(module, random_inputs(case.model, 5), rate=0.5)
-    graphsplit.write_weights(module, case.parts[1].file)
-    assert exact_merge(case).complaints
-
-
-# -- the tool ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_coverage_tool_tells_right_from_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = executor_coverage.examine(LENET)
-    assert (found["status"], found["trains"]) == ("right", True)
-    held = Attributes.__getitem__
-    monkeypatch.setattr(Attributes, "__getitem__", lambda a, name: 0.97 if name == "alpha" else held(a, name))
-    assert executor_coverage.examine(LENET)["status"] == "wrong"
-    monkeypatch.undo()
-    model = onnx.load(affine(["w"], tmp_path))
-    model.graph.node[0].op_type = "Strange"
-    found = executor_coverage.examine(write(model, tmp_path))
-    assert found["status"] == "refused"
-    assert "Strange 'node0'" in str(found["reason"])
-
-
-def test_the_coverage_tool_counts_and_gives_a_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(executor_coverage, "isolated", lambda path, limit: executor_coverage.examine(path))
-    affine(["w"], tmp_path)
-    written = tmp_path / "found.json"
-    assert executor_coverage.main([str(tmp_path), "--json", str(written)]) == 0
-    assert "| all | 1 | 1 | 1 | 0 | 0 | 0 |" in capsys.readouterr().out
-    (result,) = json.loads(written.read_text())["results"]
-    assert result["title"] == "odd.onnx"
-    tried: list[Path] = []
-    monkeypatch.setattr(executor_coverage, "isolated", lambda path, limit: tried.append(path) or {"status": "FAILED"})
-    assert executor_coverage.main([str(tmp_path), "--json", str(written), "--resume"]) == 0
-    assert tried == []  # what was right isn't tried again
-    assert executor_coverage.main([str(tmp_path), "--json", str(written)]) == 1
-    assert len(tried) == 1
-    assert executor_coverage.main([str(tmp_path), "--json", str(written), "--resume"]) == 1
-    assert len(tried) == 2  # what failed is
-    assert executor_coverage.main([str(tmp_path), "--largest", "0"]) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,64 +14,9 @@ from torch import nn  # noqa: E402
 
 from graphsplit.errors import MergeError  # noqa: E402
 from graphsplit.modules import ModuleSplit, split_module  # noqa: E402
-from tests.test_modules import TiedNorm  # noqa: E402
-from tests.torch_nets import LeNet, Residual, Transformer  # noqa: E402
-
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "SGD": ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
-    "Adam": ("Adam", {"lr": 0.01}),
-    "AdamW": ("AdamW", {"lr": 0.01, "weight_decay": 0.0}),
-    "AMSGrad": ("Adam", {"lr": 0.01, "amsgrad": True}),
-    "RMSprop": ("RMSprop", {"lr": 0.01}),
-    "centered RMSprop": ("RMSprop", {"lr": 0.01, "centered": True, "momentum": 0.9}),
-}
-NETS = {
-    "lenet": (lambda: LeNet(6, 8, 12), lambda: (torch.randn(4, 1, 28, 28).double(),)),
-    "residual": (Residual, lambda: (torch.randn(4, 3, 8, 8).double(),)),
-    "tied": (lambda: Transformer(tied=True, depth=1), lambda: (torch.randint(0, 40, (2, 7)),)),
-}
-
-
-def made(name: str, optimizer: str) -> tuple[ModuleSplit, tuple[Any, ...], list[torch.optim.Optimizer]]:
-    """A split whose sub-models have taken some steps, not equally many."""
-    torch.manual_seed(0)
-    module, inputs = NETS[name]
-    args = inputs()
-    split = split_module(module().double(), args, k=2)
-    kind, options = OPTIONS[optimizer]
-    optimizers = [getattr(torch.optim, kind)(m.parameters(), **options) for m in split.submodels]
-    for count, (m, steps) in enumerate(zip(split.submodels, optimizers, strict=True), start=3):
-        for _ in range(count):
-            steps.zero_grad()
-            m.train()(*args).square().mean().mul(count).backward()
-            steps.step()
-    return split, args, optimizers
-
-
-def trained(module: nn.Module, args: tuple[Any, ...], optimizer: str, count: int) -> torch.optim.Optimizer:
-    """An optimizer of a module after `count` steps."""
-    kind, options = OPTIONS[optimizer]
-    steps = getattr(torch.optim, kind)(module.parameters(), **options)
-    for _ in range(count):
-        steps.zero_grad()
-        module.train()(*args).square().mean().mul(count).backward()
-        steps.step()
-    return steps
-
-
-def pending(optimizer: torch.optim.Optimizer, parameter: Any) -> Any:
-    """What the state alone would change: the next update without its new gradient's part."""
-    state = optimizer.state[parameter]
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    if "exp_avg" in state:
-        step, (first, second) = float(state["step"]), group["betas"]
-        root = state.get("max_exp_avg_sq", state["exp_avg_sq"]) / (1 - second**step)
-        return state["exp_avg"] / (1 - first**step) / root.sqrt().clamp(min=1e-300)
-    if "momentum_buffer" in state:
-        return state["momentum_buffer"]
-    if "grad_avg" in state:
-        return state["grad_avg"] / state["square_avg"].sqrt()
-    return None
+from tests.module_cases import TiedNorm  # noqa: E402
+from tests.torch_nets import LeNet  # noqa: E402
+from tests.torch_optimizers import NETS, OPTIONS, made, pending, trained  # noqa: E402
 
 
 @pytest.mark.parametrize("optimizer", OPTIONS)
@@ -92,36 +36,6 @@ def test_the_pending_update_merges_like_its_weight(name: str, optimizer: str) ->
             for parameter in module.parameters():
                 parameter.copy_(pending(steps, parameter))
     wanted = split.merge()
-    for (key, parameter), (_, update) in zip(merged.named_parameters(), wanted.named_parameters(), strict=True):
-        assert torch.allclose(pending(into, parameter), update, rtol=1e-9, atol=1e-12), key
-
-
-@pytest.mark.parametrize("optimizer", OPTIONS)
-@pytest.mark.parametrize("name", NETS)
-def test_leaves_of_a_tree_weigh_what_their_paths_say(name: str, optimizer: str) -> None:
-    """The same through a nested split, of leaves that weigh 1/4, 1/4 and 1/2."""
-    torch.manual_seed(0)
-    module, inputs = NETS[name]
-    args = inputs()
-    outer = split_module(module().double(), args, k=2)
-    inner = split_module(outer.submodels[0], k=2)
-    tree, leaves = [inner, outer.submodels[1]], [*inner.submodels, outer.submodels[1]]
-    optimizers = [trained(leaf, args, optimizer, count) for count, leaf in enumerate(leaves, start=3)]
-    kind, options = OPTIONS[optimizer]
-    merged = outer.merge(tree)
-    into = getattr(torch.optim, kind)(merged.parameters(), **options)
-    outer.merge_optimizers(optimizers, into=into, trained=tree)
-    flat = {n: {k: v.clone() for k, v in into.state[p].items()} for n, p in merged.named_parameters()}
-    outer.merge_optimizers([optimizers[:2], optimizers[2]], into=into, trained=tree)  # lists may mirror the tree
-    for n, p in merged.named_parameters():
-        assert all(torch.equal(v, flat[n][k]) for k, v in into.state[p].items())
-    if pending(into, next(iter(merged.parameters()))) is None:
-        return
-    with torch.no_grad():
-        for leaf, steps in zip(leaves, optimizers, strict=True):
-            for parameter in leaf.parameters():
-                parameter.copy_(pending(steps, parameter))
-    wanted = outer.merge(tree)
     for (key, parameter), (_, update) in zip(merged.named_parameters(), wanted.named_parameters(), strict=True):
         assert torch.allclose(pending(into, parameter), update, rtol=1e-9, atol=1e-12), key
 
@@ -166,82 +80,6 @@ def test_squares_follow_a_folded_scale() -> None:
         parts = [s.state[m.get_parameter(key)]["exp_avg_sq"] for s, m in zip(optimizers, split.submodels, strict=True)]
         found = into.state[split.model.get_parameter(key)]["exp_avg_sq"]
         assert torch.allclose(found, torch.cat(parts) * factor, rtol=1e-12), key
-
-
-def test_the_merged_step_of_a_tree_is_the_merge_of_the_steps() -> None:
-    """With the weights too: where no gradient comes, merging after a step is a step after merging."""
-    args = NETS["lenet"][1]()
-    outer = split_module(LeNet(6, 8, 12).double(), args, k=2)
-    inner = split_module(outer.submodels[0], k=2)
-    tree, leaves = [inner, outer.submodels[1]], [*inner.submodels, outer.submodels[1]]
-    optimizers = [trained(leaf, args, "SGD", 3) for leaf in leaves]
-    merged = outer.merge(tree)
-    into = torch.optim.SGD(merged.parameters(), **OPTIONS["SGD"][1])
-    outer.merge_optimizers(optimizers, into=into, trained=tree)
-    for module, steps in zip([merged, *leaves], [into, *optimizers], strict=True):
-        for parameter in module.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        steps.step()
-    wanted = outer.merge(tree)
-    for (key, parameter), (_, other) in zip(merged.named_parameters(), wanted.named_parameters(), strict=True):
-        assert torch.allclose(parameter, other, rtol=1e-10, atol=1e-13), key
-
-
-def test_level_by_level_is_the_same() -> None:
-    """Law 5, of optimizer state: the inner split first, then the outer one."""
-    args = NETS["lenet"][1]()
-    outer = split_module(LeNet(6, 8, 12).double(), args, k=2)
-    inner = split_module(outer.submodels[0], k=2)
-    tree, leaves = [inner, outer.submodels[1]], [*inner.submodels, outer.submodels[1]]
-    optimizers = [trained(leaf, args, "Adam", count) for count, leaf in enumerate(leaves, start=3)]
-    into, again, between = (torch.optim.Adam(m.parameters()) for m in (outer.model, outer.model, inner.model))
-    outer.merge_optimizers(optimizers, into=into, trained=tree)
-    inner.model.load_state_dict(inner.merge_state_dict())
-    inner.merge_optimizers(optimizers[:2], into=between)
-    outer.merge_optimizers([between, optimizers[2]], into=again)
-    for name, parameter in outer.model.named_parameters():
-        one, other = into.state[parameter], again.state[parameter]
-        assert torch.allclose(one["exp_avg"] != 0, other["exp_avg"] != 0)
-        reached = one["exp_avg"] != 0  # what was cut has the tensor's mean, which each level takes of its own
-        for key in one:
-            if key != "step":
-                assert torch.allclose(one[key][reached], other[key][reached], rtol=1e-10), (name, key)
-        assert one["step"] == other["step"] == 5
-
-
-def test_sub_models_that_say_which_part_they_are_may_be_in_any_order(tmp_path: Path) -> None:
-    from graphsplit.modules.folder import open_folder
-
-    args = NETS["lenet"][1]()
-    split_module(LeNet(6, 8, 12).double(), args, k=2, out=tmp_path / "parts")
-    outer = open_folder(tmp_path / "parts")
-    tree = [split_module(module, k=2) for module in outer.submodels][::-1]
-    leaves = [leaf for inner in tree for leaf in inner.submodels]
-    optimizers = [trained(leaf, args, "SGD", count) for count, leaf in enumerate(leaves, start=1)]
-    merged = outer.merge(tree)
-    into = torch.optim.SGD(merged.parameters(), **OPTIONS["SGD"][1])
-    outer.merge_optimizers(optimizers, into=into, trained=tree)
-    with torch.no_grad():
-        for leaf, steps in zip(leaves, optimizers, strict=True):
-            for parameter in leaf.parameters():
-                parameter.copy_(pending(steps, parameter))
-    wanted = outer.merge(tree)
-    for (key, parameter), (_, update) in zip(merged.named_parameters(), wanted.named_parameters(), strict=True):
-        assert torch.allclose(pending(into, parameter), update, rtol=1e-12, atol=1e-15), key
-
-
-def test_what_a_tree_asks_for_is_said() -> None:
-    args = NETS["lenet"][1]()
-    outer = split_module(LeNet(6, 8, 12).double(), args, k=2)
-    inner = split_module(outer.submodels[0], k=2)
-    optimizers = [torch.optim.SGD(m.parameters(), momentum=0.9) for m in (*inner.submodels, outer.submodels[1])]
-    into = torch.optim.SGD(outer.model.parameters(), momentum=0.9)
-    with pytest.raises(MergeError, match=r"3 optimizers were given, and there are 2 sub-models\n.*trained=\["):
-        outer.merge_optimizers(optimizers, into=into)
-    with pytest.raises(MergeError, match=r"optimizer 0 holds a parameter .* that sub-model 0\.0 hasn't"):
-        outer.merge_optimizers(optimizers[::-1], into=into, trained=[inner, outer.submodels[1]])
-    with pytest.raises(MergeError, match=r"sub-model 1 is given as a state dict.*\n.*give the module"):
-        outer.merge_optimizers(optimizers, into=into, trained=[inner, outer.submodels[1].state_dict()])
 
 
 def test_other_modules_in_the_place_of_the_sub_models() -> None:
@@ -300,200 +138,6 @@ def test_the_merged_optimizer_goes_on(optimizer: str) -> None:
     assert all(bool(torch.isfinite(p).all()) for p in split.model.parameters())
 
 
-def test_groups_and_their_settings_carry_over() -> None:
-    split = split_module(LeNet(), (torch.randn(2, 1, 28, 28),), k=2)
-
-    def grouped(module: nn.Module, **options: float) -> torch.optim.Optimizer:
-        heads = [p for n, p in module.named_parameters() if n.startswith("fc")]
-        body = [p for n, p in module.named_parameters() if not n.startswith("fc")]
-        return torch.optim.SGD(
-            [{"params": body, "lr": 0.5, "weight_decay": 0.1}, {"params": heads}], lr=0.01, **options
-        )
-
-    optimizers = [grouped(m) for m in split.submodels]
-    into = torch.optim.SGD(split.model.parameters(), lr=7.0)
-    split.merge_optimizers(optimizers, into=into)
-    assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in into.param_groups] == [(0.5, 0.1, 4), (0.01, 0, 4)]
-    optimizers[1].param_groups[0]["lr"] = 0.25
-    with pytest.raises(
-        MergeError, match=r"'lr' of group 0 is 0.5 in optimizer 0 and 0.25 in optimizer 1\n.*settings='into'"
-    ):
-        split.merge_optimizers(optimizers, into=into)
-    again = torch.optim.SGD([{"params": [p], "lr": 7.0 + i} for i, p in enumerate(split.model.parameters())], lr=7.0)
-    split.merge_optimizers(optimizers, into=again, settings="into")
-    assert [(g["lr"], g["weight_decay"]) for g in again.param_groups] == [(7.0 + i, 0) for i in range(8)]
-    with pytest.raises(MergeError, match="no settings 'mine'"):
-        split.merge_optimizers(optimizers, into=into, settings="mine")  # type: ignore[arg-type]
-
-
-def test_own_settings_still_get_the_state() -> None:
-    split, args, _ = made("lenet", "SGD")
-    optimizers = [trained(m, args, "Adam", 3) for m in split.submodels]
-    kept, carried = (torch.optim.Adam(split.model.parameters(), lr=0.5) for _ in range(2))
-    split.merge_optimizers(optimizers, into=carried)
-    for group, rate in zip((o.param_groups[0] for o in optimizers), (0.1, 0.2), strict=True):
-        group["lr"] = rate
-    split.merge_optimizers(optimizers, into=kept, settings="into")
-    assert (kept.param_groups[0]["lr"], carried.param_groups[0]["lr"]) == (0.5, 0.01)
-    for parameter in split.model.parameters():
-        for key, value in carried.state[parameter].items():
-            assert torch.equal(kept.state[parameter][key], value)
-
-
-def test_averages_with_other_betas_keep_their_corrected_values() -> None:
-    split, args, _ = made("lenet", "SGD")
-    optimizers = [trained(m, args, "Adam", 3) for m in split.submodels]
-    one, other = (torch.optim.Adam(split.model.parameters(), betas=b) for b in ((0.9, 0.999), (0.5, 0.9)))
-    for into in (one, other):
-        split.merge_optimizers(optimizers, into=into, settings="into")
-    for parameter in split.model.parameters():
-        assert torch.allclose(pending(one, parameter), pending(other, parameter), rtol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "there", "missing"),
-    [
-        ("Adam", {"amsgrad": True}, "amsgrad"),
-        ("RMSprop", {"centered": True}, "centered"),
-        ("RMSprop", {"momentum": 0.5}, "momentum"),
-    ],
-)
-def test_settings_that_ask_for_other_state_are_refused(optimizer: str, there: dict[str, Any], missing: str) -> None:
-    split, args, _ = made("lenet", "SGD")
-    optimizers = [trained(m, args, optimizer, 2) for m in split.submodels]
-    into = getattr(torch.optim, optimizer)(split.model.parameters(), **there)
-    with pytest.raises(MergeError, match=f"has {missing!r}"):
-        split.merge_optimizers(optimizers, into=into, settings="into")
-    split.merge_optimizers(optimizers, into=into)  # else the sub-models' settings are taken
-    split.model(*args).sum().backward()
-    into.step()
-
-
-def test_schedulers_go_on() -> None:
-    split, _, _ = made("lenet", "SGD")
-    optimizers = [torch.optim.SGD(m.parameters(), lr=1.0, momentum=0.9) for m in split.submodels]
-    for steps in optimizers:
-        schedule = torch.optim.lr_scheduler.StepLR(steps, 2, 0.1)
-        for _ in range(3):
-            steps.step()
-            schedule.step()
-    into = torch.optim.SGD(split.model.parameters(), lr=9.0)
-    split.merge_optimizers(optimizers, into=into)
-    assert into.param_groups[0]["initial_lr"] == 1.0
-    schedule = torch.optim.lr_scheduler.StepLR(into, 2, 0.1, last_epoch=3)
-    into.step()
-    schedule.step()
-    assert schedule.get_last_lr() == [pytest.approx(0.01)]
-
-
-@pytest.mark.parametrize("flag", ["foreach", "fused", "capturable", "differentiable"])
-def test_how_steps_are_computed_is_the_merged_optimizers_own(flag: str) -> None:
-    split, args, _ = made("lenet", "SGD")
-    first, second = (torch.optim.Adam(m.parameters()) for m in split.submodels)
-    for module, steps in zip(split.submodels, (first, second), strict=True):
-        module(*args).sum().backward()
-        steps.step()
-    first.param_groups[0][flag] = True  # one part was trained on another machine
-    into = torch.optim.Adam(split.model.parameters(), fused=True)
-    split.merge_optimizers([first, second], into=into)
-    assert into.param_groups[0]["fused"]
-    assert flag == "fused" or not into.param_groups[0][flag]
-    split.model(*args).sum().backward()
-    into.step()
-
-
-def test_steps_of_plain_numbers_become_tensors_where_they_must() -> None:
-    split, args, _ = made("lenet", "SGD")
-    optimizers = [trained(m, args, "Adam", 2) for m in split.submodels]
-    for steps in optimizers:
-        for state in steps.state.values():
-            state["step"] = int(state["step"])  # an old checkpoint's
-    into = torch.optim.Adam(split.model.parameters(), fused=True)
-    split.merge_optimizers(optimizers, into=into)
-    assert all(s["step"].dtype == torch.float32 for s in into.state.values())
-    split.model(*args).sum().backward()
-    into.step()
-
-
-def test_maximize_carries_over() -> None:
-    split, args, _ = made("lenet", "SGD")
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, maximize=True) for m in split.submodels]
-    for module, steps in zip(split.submodels, optimizers, strict=True):
-        module(*args).sum().backward()
-        steps.step()
-    into = torch.optim.SGD(split.model.parameters(), lr=0.1, momentum=0.9)
-    split.merge_optimizers(optimizers, into=into)
-    assert into.param_groups[0]["maximize"]
-    optimizers[0].param_groups[0]["maximize"] = False
-    with pytest.raises(MergeError, match="'maximize' of group 0 is False in optimizer 0 and True in optimizer 1"):
-        split.merge_optimizers(optimizers, into=into)
-
-
-def test_learning_rates_that_are_tensors() -> None:
-    split, _, _ = made("lenet", "SGD")
-    optimizers = [torch.optim.Adam(m.parameters(), lr=torch.tensor(0.25)) for m in split.submodels]
-    into = torch.optim.Adam(split.model.parameters())
-    split.merge_optimizers(optimizers, into=into)
-    assert float(into.param_groups[0]["lr"]) == 0.25
-    assert into.param_groups[0]["lr"] is not optimizers[0].param_groups[0]["lr"]
-    with torch.no_grad():
-        optimizers[1].param_groups[0]["lr"].fill_(0.5)
-    with pytest.raises(MergeError, match="'lr' of group 0"):
-        split.merge_optimizers(optimizers, into=into)
-
-
-def test_groups_of_named_parameters() -> None:
-    split, args, _ = made("residual", "SGD")
-
-    def named(module: nn.Module, head: float) -> torch.optim.Optimizer:
-        pairs = list(module.named_parameters())
-        heads = [(n, p) for n, p in pairs if n.startswith("fc")]
-        body = [(n, p) for n, p in pairs if not n.startswith("fc")]
-        groups: list[dict[str, Any]] = [{"params": heads, "lr": head, "name": "head"}, {"params": body, "name": "body"}]
-        return torch.optim.Adam(groups, lr=0.5)
-
-    optimizers = [named(m, 0.25) for m in split.submodels]
-    for module, steps in zip(split.submodels, optimizers, strict=True):
-        module(*args).sum().backward()
-        steps.step()
-    for module in (split.model, split.merge()):
-        into = torch.optim.Adam(module.named_parameters(), lr=9.0)
-        split.merge_optimizers(optimizers, into=into)
-        assert [(g["name"], g["lr"]) for g in into.param_groups] == [("head", 0.25), ("body", 0.5)]
-        for group in into.param_groups:
-            for name, parameter in zip(group["param_names"], group["params"], strict=True):
-                assert module.get_parameter(name) is parameter
-        plain = torch.optim.Adam(module.parameters())
-        split.merge_optimizers(optimizers, into=plain)
-        assert all("param_names" not in group for group in plain.param_groups)
-        fresh = torch.optim.Adam(plain.param_groups)
-        fresh.load_state_dict(plain.state_dict())
-
-
-def test_a_frozen_backbone_has_no_state() -> None:
-    """The sub-models' optimizers hold the head alone; that of the whole network everything."""
-    split, args, _ = made("residual", "SGD")
-    optimizers = []
-    for module in split.submodels:
-        module.requires_grad_(False)
-        head = [p.requires_grad_() for n, p in module.named_parameters() if n.startswith("fc")]
-        optimizers.append(torch.optim.Adam(head, lr=0.25))
-        module(*args).sum().backward()
-        optimizers[-1].step()
-    into = torch.optim.Adam(split.model.parameters(), lr=0.5)
-    split.merge_optimizers(optimizers, into=into)
-    names = {id(p): n for n, p in split.model.named_parameters()}
-    assert {names[id(p)] for p, s in into.state.items() if s} == {"fc.weight", "fc.bias"}
-    groups = [({names[id(p)] for p in g["params"]}, g["lr"]) for g in into.param_groups]
-    assert groups[0] == ({"fc.weight", "fc.bias"}, 0.25)
-    assert groups[1] == (set(names.values()) - {"fc.weight", "fc.bias"}, 0.5)  # what none of them has stays
-    split.model(*args).sum().backward()
-    into.step()
-    alone = torch.optim.Adam([split.model.fc.weight])  # and the other way round: it may hold less
-    split.merge_optimizers(optimizers, into=alone)
-    assert len(alone.state) == 1
-
-
 def test_a_part_without_state_counts_for_no_average() -> None:
     """An optimizer that never stepped a tensor says nothing of its squares."""
     split, args, _ = made("lenet", "SGD")
@@ -522,6 +166,29 @@ def test_adagrad_sums_merge_like_averages_of_squares() -> None:
     model(torch.ones(1, 1).double()).sum().backward()
     into.step()
 
+
+def test_numbers_by_hand() -> None:
+    """One hidden layer of two vertices: each number by the rule."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    split = split_module(model, (torch.ones(1, 1).double(),), k=2)
+    optimizers = [torch.optim.Adam(m.parameters()) for m in split.submodels]
+    for k, (steps, module) in enumerate(zip(optimizers, split.submodels, strict=True)):
+        for parameter in module.parameters():
+            full = torch.ones_like(parameter)
+            steps.state[parameter] = {"step": torch.tensor(4.0), "exp_avg": full * (k + 1), "exp_avg_sq": full * 4**k}
+    into = torch.optim.Adam(model.parameters())
+    split.merge_optimizers(optimizers, into=into)
+    found = {
+        n: {k: np.asarray(v).ravel().tolist() for k, v in into.state[p].items()} for n, p in model.named_parameters()
+    }
+    assert found["0.weight"] == {"exp_avg_sq": [1, 4], "exp_avg": [1, 2], "step": [4]}
+    assert found["2.weight"] == {"exp_avg_sq": [1, 4], "exp_avg": [0.5, 1], "step": [4]}
+    # v = (1 + 4) / 2, m = sqrt(v) * mean(1 / 1, 2 / 2)
+    assert found["2.bias"] == {"exp_avg_sq": [2.5], "exp_avg": [pytest.approx(2.5**0.5)], "step": [4]}
+
+
+# -- whose optimizers merge -------------------------------------------------------------------------------------------
 
 NO_RULE = ["Adadelta", "Adafactor", "Adamax", "ASGD", "NAdam", "RAdam", "Rprop", "LBFGS"]
 
@@ -602,24 +269,3 @@ def test_optimizers_that_do_not_fit_are_refused() -> None:
             state["mystery"] = torch.ones(1)
     with pytest.raises(MergeError, match="'mystery'"):
         split.merge_optimizers(optimizers, into=into)
-
-
-def test_numbers_by_hand() -> None:
-    """One hidden layer of two vertices: each number by the rule."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
-    split = split_module(model, (torch.ones(1, 1).double(),), k=2)
-    optimizers = [torch.optim.Adam(m.parameters()) for m in split.submodels]
-    for k, (steps, module) in enumerate(zip(optimizers, split.submodels, strict=True)):
-        for parameter in module.parameters():
-            full = torch.ones_like(parameter)
-            steps.state[parameter] = {"step": torch.tensor(4.0), "exp_avg": full * (k + 1), "exp_avg_sq": full * 4**k}
-    into = torch.optim.Adam(model.parameters())
-    split.merge_optimizers(optimizers, into=into)
-    found = {
-        n: {k: np.asarray(v).ravel().tolist() for k, v in into.state[p].items()} for n, p in model.named_parameters()
-    }
-    assert found["0.weight"] == {"exp_avg_sq": [1, 4], "exp_avg": [1, 2], "step": [4]}
-    assert found["2.weight"] == {"exp_avg_sq": [1, 4], "exp_avg": [0.5, 1], "step": [4]}
-    # v = (1 + 4) / 2, m = sqrt(v) * mean(1 / 1, 2 / 2)
-    assert found["2.bias"] == {"exp_avg_sq": [2.5], "exp_avg": [pytest.approx(2.5**0.5)], "step": [4]}

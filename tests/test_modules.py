@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,85 +15,14 @@ from torch import nn  # noqa: E402
 
 from graphsplit.errors import GraphsplitError, MergeError  # noqa: E402
 from graphsplit.modules import ModuleSplit, split_module  # noqa: E402
-from tests.torch_nets import Forked, Grouped, InPlace, LeNet, Residual, Transformer, vision  # noqa: E402
-
-Make = Callable[[], nn.Module]
-
-
-def images(channels: int = 3, size: int = 16, batch: int = 3) -> tuple[Any, ...]:
-    return (torch.randn(batch, channels, size, size),)
-
-
-def words(count: int = 40) -> tuple[Any, ...]:
-    return (torch.randint(0, count, (2, 7)),)
-
-
-def zoo(name: str, **options: Any) -> Make:
-    return lambda: getattr(vision().models, name)(num_classes=10, **options)  # type: ignore[attr-defined]
-
-
-CASES: dict[str, tuple[Make, Callable[[], tuple[Any, ...]]]] = {
-    "lenet": (LeNet, lambda: images(1, 28)),
-    "residual": (Residual, images),
-    "transformer": (Transformer, words),
-    "decomposed attention": (lambda: Transformer(fused=False), words),
-    "tied": (lambda: Transformer(tied=True), words),
-    "grouped": (Grouped, images),
-    "in place": (InPlace, lambda: (torch.randn(5, 6),)),
-    "resnet18": (zoo("resnet18"), lambda: images(size=32)),
-    "densenet": (
-        lambda: vision().models.DenseNet(8, (2, 2), 16, num_classes=10),  # type: ignore[attr-defined]
-        lambda: images(size=32),
-    ),
-    "mobilenet_v3": (zoo("mobilenet_v3_small"), lambda: images(size=32)),
-    "shufflenet_v2": (zoo("shufflenet_v2_x0_5"), lambda: images(size=32)),
-}
-
-
-def perturb(split: ModuleSplit, seed: int = 0) -> None:
-    """Change every parameter and every running statistic of every sub-model."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in split.submodels:
-            for parameter in module.parameters():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-                parameter.add_(noise * 0.1 * parameter.abs().mean().clamp(min=0.1))
-            for name, buffer in module.named_buffers():
-                if "running" in name:
-                    buffer.mul_(0.5 + torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
-
-
-def difference(split: ModuleSplit, merged: nn.Module, args: tuple[Any, ...]) -> float:
-    """How far the merged network is from the mean of the sub-models, relative to the mean."""
-    with torch.no_grad():
-        mean = sum(module.eval()(*args) for module in split.submodels) / split.parts
-        return float((merged.eval()(*args) - mean).abs().max() / mean.abs().max())
-
-
-def made(name: str, k: int, **options: Any) -> tuple[ModuleSplit, tuple[Any, ...]]:
-    torch.manual_seed(0)
-    module, inputs = CASES[name]
-    args = tuple(x.double() if x.is_floating_point() else x for x in inputs())
-    return split_module(lively(module().double(), args), args, k=k, **options), args
-
-
-def lively(model: nn.Module, args: tuple[Any, ...]) -> nn.Module:
-    """A network whose signals reach its outputs: with untrained running statistics most of them die on the way."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for module in norms:
-        module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(*args)
-    for module in norms:
-        module.momentum = 0.1
-    return model
-
+from tests.module_cases import CASES, difference, images, made, perturb, words  # noqa: E402
+from tests.torch_nets import Forked, LeNet, Residual, Transformer  # noqa: E402
+from tests.turns import one_each  # noqa: E402
 
 # -- the laws ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [2, 3])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "k"), one_each(CASES, (2, 3)))
 def test_the_merged_network_is_the_mean_of_perturbed_sub_models(name: str, k: int) -> None:
     split, args = made(name, k)
     perturb(split)
@@ -151,141 +79,6 @@ def test_the_source_is_left_as_it_was() -> None:
     assert not model.bn1.training
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     assert split.submodels[0].training
-
-
-# -- state dicts ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_names_are_the_sources(name: str) -> None:
-    split, _ = made(name, 2)
-    wanted = split.model.state_dict()
-    for module in split.submodels:
-        found = module.state_dict()
-        assert list(found) == list(wanted)
-        assert all(found[n].dtype == wanted[n].dtype and found[n].ndim == wanted[n].ndim for n in wanted)
-        assert any(found[n].numel() < wanted[n].numel() for n in wanted)
-
-
-@pytest.mark.parametrize("name", ["lenet", "residual", "resnet18", "densenet"])
-def test_merged_weights_go_into_the_users_module(name: str) -> None:
-    split, args = made(name, 2)
-    perturb(split)
-    assert split.repeats == 0
-    split.model.load_state_dict(split.merge_state_dict())
-    assert difference(split, split.model, args) < 1e-10
-    assert split.difference(*args) < 1e-10
-
-
-def test_original_layers_say_how_far_they_are() -> None:
-    split, args = made("transformer", 2)
-    perturb(split)
-    assert split.repeats > 0
-    split.model.load_state_dict(split.merge_state_dict())
-    with torch.no_grad():
-        found = float((split.model.eval()(*args) - split.merge().eval()(*args)).abs().max())
-    assert found > 1e-6
-    assert split.difference(*args) == pytest.approx(found)
-
-
-class TiedNorm(nn.Module):
-    """A tied embedding without a repeated layer: batch norm over the width; with `skip` another layer reads the norm too."""
-
-    def __init__(self, *, skip: bool = False) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(20, 8)
-        self.body, self.norm, self.head = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 20)
-        self.head.weight = self.embed.weight
-        self.other = nn.Linear(8, 20)
-        self.skip = skip
-
-    def forward(self, tokens: Any) -> Any:
-        x = self.embed(tokens)
-        x = self.norm(x + torch.relu(self.body(x)))
-        result = self.head(torch.dropout(x, 0.1, self.training))
-        return (result, self.other(x)) if self.skip else result
-
-
-def test_a_scale_folds_into_the_norm_in_front() -> None:
-    args = (torch.randint(0, 20, (6,)),)
-    split = split_module(TiedNorm().double(), args, k=2)
-    perturb(split)
-    assert split.plan.activation
-    assert split.repeats == 0
-    split.model.load_state_dict(split.merge_state_dict())
-    assert split.model.head.weight is split.model.embed.weight
-    assert difference(split, split.model, args) < 1e-10
-    assert difference(split, split.merge(), args) < 1e-10
-
-
-def test_a_scale_folds_by_the_weight_of_each_leaf() -> None:
-    args = (torch.randint(0, 20, (6,)),)
-    split = split_module(TiedNorm().double(), args, k=2)
-    perturb(split)
-    inner = split_module(split.submodels[0], k=2)
-    perturb(inner, 3)
-    tree = [inner, split.submodels[1]]
-    with torch.no_grad():
-        mean = sum(w * m.eval()(*args) for w, m in zip((0.25, 0.25, 0.5), [*inner.submodels, tree[1]], strict=True))
-        split.model.load_state_dict(split.merge_state_dict(tree))
-        for merged in (split.merge(tree), split.model):
-            assert float((merged.eval()(*args) - mean).abs().max() / mean.abs().max()) < 1e-10
-
-
-def test_a_tied_language_model_folds_too() -> None:
-    split, args = made("tied", 2)
-    assert split.plan.activation
-    wanted = (
-        split.model.norm.weight.detach() / 2
-    )  # what a norm's weights were before training, and nothing else was scaled
-    assert torch.equal(split.merge_state_dict()["norm.weight"], wanted)
-    assert split.difference(*args) > 0
-
-
-def test_a_scale_that_the_original_layers_cannot_hold_is_refused() -> None:
-    split = split_module(TiedNorm(skip=True), (torch.randint(0, 20, (6,)),), k=2)
-    with pytest.raises(MergeError, match="scaled by 1/2"):
-        split.merge_state_dict()
-
-
-def test_a_tied_parameter_is_one() -> None:
-    split, _ = made("tied", 2)
-    for module in (*split.submodels, split.merge()):
-        assert module.get_parameter("head.weight") is module.get_parameter("embed.weight")
-    equal = Transformer()
-    with torch.no_grad():
-        equal.head.weight.copy_(equal.embed.weight)  # equal values are no tie
-    found = split_module(equal, words(), k=2).submodels[0]
-    assert found.get_parameter("head.weight") is not found.get_parameter("embed.weight")
-
-
-def test_frozen_parameters_stay_frozen() -> None:
-    model = LeNet()
-    model.conv1.requires_grad_(False)
-    split = split_module(model, images(1, 28), k=2)
-    for module in (*split.submodels, split.merge()):
-        assert [n for n, p in module.named_parameters() if not p.requires_grad] == ["conv1.weight", "conv1.bias"]
-
-
-def test_buffers_that_a_state_dict_leaves_out_stay_out() -> None:
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    model.register_buffer("note", torch.ones(3), persistent=False)
-    model.register_buffer("kept", torch.ones(3))
-    split = split_module(model, (torch.randn(2, 4),), k=2)
-    assert list(split.submodels[0].state_dict()) == list(model.state_dict())
-    assert list(split.merge_state_dict()) == list(model.state_dict())
-
-
-def test_counters_merge_by_their_maximum() -> None:
-    split = split_module(Residual(), images(), k=2)
-    for steps, module in enumerate(split.submodels, start=1):
-        for _ in range(steps):
-            module.train()(*images())
-    assert [int(m.state_dict()["bn1.num_batches_tracked"]) for m in split.submodels] == [1, 2]
-    assert int(split.merge_state_dict()["bn1.num_batches_tracked"]) == 2
-    merged = split.merge().train()
-    merged(*images())
-    assert int(merged.state_dict()["bn1.num_batches_tracked"]) == 3
 
 
 # -- as if written by hand --------------------------------------------------------------------------------------

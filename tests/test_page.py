@@ -17,9 +17,9 @@ import pytest
 
 import graphsplit
 from graphsplit.draw import draw_folder, draw_graph, draw_model, figure, page, write
+from tests.drawings import LENET, evil
 from tests.networks import NETWORKS
 from tests.networks.builder import Net
-from tests.test_draw import LENET, evil
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,125 +15,28 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 from torch.utils import _pytree as pytree  # noqa: E402
 
-from graphsplit.errors import MergeError, UnsupportedError  # noqa: E402
 from graphsplit.formats.torch_module import code  # noqa: E402
 from graphsplit.formats.torch_nodes import overload, signature  # noqa: E402
 from graphsplit.modules import split_module  # noqa: E402
-from graphsplit.stacking import (  # noqa: E402
-    choose,
-    clip_grad_norm_,
-    part_losses,
-    parts_of,
-    stack,
-    stack_optimizers,
-    unstack,
-    unstack_optimizer,
-)
+from graphsplit.stacking import choose, part_losses, stack, stack_optimizers, unstack, unstack_optimizer  # noqa: E402
 from graphsplit.stacking.stacker import Stacker  # noqa: E402
 from graphsplit.stacking.table import CONTRACTS, DRAWS_EACH, MOVED, RISING, SAMPLES, SELECTING  # noqa: E402
 from tests.test_torch_generated import over_images, over_tokens  # noqa: E402
-from tests.torch_nets import Forked, Grouped, LeNet, Residual, Transformer, vision  # noqa: E402
+from tests.torch_nets import Forked, LeNet  # noqa: E402
 from tests.torch_networks import NETWORKS, example  # noqa: E402
+from tests.torch_stacks import (  # noqa: E402
+    MADE,
+    OPTIMIZERS,
+    STEPS,
+    data,
+    distance,
+    lenet,
+    loss_of,
+    parts_made,
+    train_apart,
+    train_stacked,
+)
 from tests.torch_structures import IMAGES, TOKENS  # noqa: E402
-
-STEPS, BATCH = 4, 6
-Optimize = Callable[[Any], Any]
-
-
-class Recurrent(nn.Module):
-    """Words, a recurrent layer and an output layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.lstm, self.out = nn.Embedding(20, 8), nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 5)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.out(self.lstm(self.words(tokens))[0][:, -1])
-        return found
-
-
-def lenet(p: float = 0.0) -> nn.Module:
-    module = LeNet(6, 8, 20)
-    module.drop.p = p
-    return module
-
-
-def images(channels: int = 3, size: int = 16) -> Callable[[], Tensor]:
-    return lambda: torch.randn(BATCH, channels, size, size, dtype=torch.float64)
-
-
-def words(count: int, length: int) -> Callable[[], Tensor]:
-    return lambda: torch.randint(0, count, (BATCH, length))
-
-
-MADE: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "lenet": (lenet, images(1, 28)),
-    "residual": (Residual, images()),
-    "grouped": (Grouped, images(size=8)),
-    "transformer": (lambda: Transformer(depth=1), words(40, 7)),
-    "decomposed attention": (lambda: Transformer(depth=1, fused=False, tied=True), words(40, 7)),
-    "recurrent": (Recurrent, words(20, 5)),
-}
-OPTIMIZERS: dict[str, Optimize] = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
-    # a gradient that is zero but for rounding (of a key's bias) would become a step of rounding divided by eps
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01, eps=1e-4),
-}
-
-
-def parts_made(name: str, k: int = 2) -> list[nn.Module]:
-    """Trainable sub-models in double precision, each with weights of its own."""
-    torch.manual_seed(0)
-    make, inputs = MADE[name]
-    parts = split_module(make().double().train(), (inputs(),), k=k).submodels
-    with torch.no_grad():
-        for tensor in (t for part in parts for t in part.parameters()):
-            tensor.add_(torch.randn_like(tensor) * 0.1)
-    return parts
-
-
-def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
-
-
-def data(name: str, k: int, steps: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches of K parts, each part with its own."""
-    torch.manual_seed(1)
-    made = parts_made(name, 1)[0].eval()
-    inputs = [torch.stack([MADE[name][1]() for _ in range(k)]) for _ in range(steps)]
-    with torch.no_grad():
-        shape = made(inputs[0][0]).shape
-    return [(x, torch.randint(0, shape[-1], (k, *shape[:-1]))) for x in inputs]
-
-
-def train_apart(
-    parts: Sequence[nn.Module], optimizers: Sequence[Any], batches: Sequence[tuple[Tensor, Tensor]]
-) -> None:
-    for x, y in batches:
-        for k, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
-            optimizer.zero_grad()
-            loss_of(part(x[k]), y[k]).backward()
-            optimizer.step()
-
-
-def train_stacked(stacked: nn.Module, optimizer: Any, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-    for x, y in batches:
-        optimizer.zero_grad()
-        part_losses(stacked(x), y, loss_of).sum().backward()
-        optimizer.step()
-
-
-def distance(parts: Sequence[nn.Module], states: Sequence[dict[str, Tensor]]) -> float:
-    """The largest difference between what the parts hold and these states, in proportion."""
-    worst = 0.0
-    for part, state in zip(parts, states, strict=True):
-        held = part.state_dict()
-        assert list(held) == list(state)
-        for name, tensor in held.items():
-            scale = 1 + float(tensor.double().abs().max())
-            worst = max(worst, float((tensor.double() - state[name].double()).abs().max()) / scale)
-    return worst
-
 
 # -- as apart ---------------------------------------------------------------------------------------------------------
 
@@ -399,195 +301,6 @@ def test_numbers_drawn_from_nothing_are_drawn_for_each_part() -> None:
     found = stack(modules, (x,))(torch.stack([x, x]))["out"]
     same = (found[0] - found[1]).abs().amax(-1) < 1e-6
     assert 0.4 < float(same.double().mean()) < 0.95  # samples that both have kept, or both dropped
-
-
-# -- names, pickles, refusals ------------------------------------------------------------------------------------------
-
-
-def test_names_are_those_of_the_parts_with_an_axis_in_front() -> None:
-    parts = parts_made("decomposed attention")
-    stacked = stack(parts)
-    state = {name: (2, *tensor.shape) for name, tensor in parts[0].state_dict().items()}
-    assert {name: tuple(tensor.shape) for name, tensor in stacked.state_dict().items()} == state
-    assert stacked.head.weight is stacked.embed.weight
-    assert parts_of(stacked) == 2
-    assert sum(p.numel() for p in stacked.parameters()) == sum(p.numel() for part in parts for p in part.parameters())
-
-
-def test_it_is_copied_and_pickled_and_stays_in_its_mode() -> None:
-    parts = [part.eval() for part in parts_made("residual")]
-    stacked = stack(parts)
-    assert not stacked.training
-    x = torch.randn(2, 5, 3, 16, 16, dtype=torch.float64)
-    wanted = stacked(x)
-    for other in (copy.deepcopy(stacked), pickle.loads(pickle.dumps(stacked))):
-        assert torch.equal(other(x), wanted)
-    single = [copy.deepcopy(part).float() for part in parts]
-    assert stack(single)(x.float()).dtype == torch.float32
-    with pytest.raises(ValueError, match="input 'x' has shape"):
-        stacked(x[:1])
-
-
-def test_hot_ops_run_once_for_all_parts() -> None:
-    for name in ("lenet", "residual", "grouped"):
-        assert "unbind" not in "\n".join(code(stack(parts_made(name)), training=True))
-    lines = "\n".join(code(stack(parts_made("transformer")), training=True))
-    assert lines.count("unbind.int") == 3  # words and their table, and q, k, v
-    resnet = vision().models.resnet18(num_classes=10)  # type: ignore[attr-defined]
-    assert "unbind" not in "\n".join(code(stack([resnet, resnet], (torch.randn(2, 3, 64, 64),)), training=True))
-
-
-@pytest.mark.parametrize("flat", [True, False])
-def test_statistics_of_a_single_value_are_refused(flat: bool) -> None:
-    """As torch refuses them in the unsplit network: their variance, and the running one from then on, is no number."""
-    first: list[nn.Module] = [nn.Linear(2, 8), nn.BatchNorm1d(8)] if flat else [nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8)]
-    source = nn.Sequential(*first, nn.Flatten(), nn.Linear(8, 4)).train()
-    rows = torch.randn(4, 2) if flat else torch.randn(4, 2, 3, 3)
-    parts = split_module(source, (rows,), k=2).submodels
-    stacked = stack([part.train() for part in parts])
-    assert parts[0](rows).isfinite().all()
-    for module, x in ((source, rows[:1]), (parts[0], rows[:1]), (stacked, torch.stack([rows[:1]] * 2))):
-        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
-            module(x)
-    assert parts[0].eval()(rows[:1]).isfinite().all()
-    assert all(buffer.isfinite().all() for module in (*parts, stacked) for buffer in module.buffers())
-
-
-def test_unequal_shapes_are_refused() -> None:
-    torch.manual_seed(0)
-    parts = split_module(LeNet(5, 8, 20), (torch.randn(2, 1, 28, 28),), k=2).submodels
-    with pytest.raises(
-        UnsupportedError, match=r"'conv1.weight' has shape \[3, 1, 5, 5\].*\[2, 1, 5, 5\].*equal shapes"
-    ):
-        stack(parts)
-
-
-def test_unequal_computations_types_and_modes_are_refused() -> None:
-    x = torch.randn(2, 4)
-    with pytest.raises(UnsupportedError, match="aren't computed alike: aten::relu"):
-        stack([nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential(nn.Linear(4, 4), nn.Sigmoid())], (x,))
-    with pytest.raises(UnsupportedError, match=r"aren't computed alike: .*negative_slope"):
-        stack([nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(a)) for a in (0.1, 0.2)], (x,))
-    parts = parts_made("lenet")
-    parts[1].eval()
-    with pytest.raises(UnsupportedError, match="training mode"):
-        stack(parts)
-    parts[1].train().float()
-    with pytest.raises(UnsupportedError, match="several types"):
-        stack(parts)
-    parts[1].double().conv1.weight.requires_grad_(False)
-    with pytest.raises(UnsupportedError, match="requires_grad"):
-        stack(parts)
-    with pytest.raises(UnsupportedError, match="nothing to stack"):
-        stack([])
-    with pytest.raises(UnsupportedError, match="no layout"):
-        stack(parts, layout="strided")  # type: ignore[arg-type]
-
-
-def test_numbers_read_off_data_are_refused() -> None:
-    class Counted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            found: Tensor = self.fc(x) * x.sum().item()
-            return found
-
-    with pytest.raises(UnsupportedError, match=r"gives a number that is data"):
-        stack([Counted(), Counted()], (torch.randn(2, 4),))
-
-
-def test_unstack_refuses_other_modules() -> None:
-    parts = parts_made("lenet")
-    stacked = stack(parts)
-    with pytest.raises(MergeError, match="1 modules were given, and 2 are stacked"):
-        unstack(stacked, parts[:1])
-    before = copy.deepcopy(parts[0].state_dict())
-    with pytest.raises(MergeError, match=r"conv1.weight.*in module 1"):
-        unstack(stacked, [parts[0], LeNet().double()])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in parts[0].state_dict().items())
-
-
-# -- optimizers -------------------------------------------------------------------------------------------------------
-
-
-def stepped(parts: Sequence[nn.Module], make: Optimize, steps: int = 1) -> list[Any]:
-    optimizers = [make(part.parameters()) for part in parts]
-    train_apart(parts, optimizers, data("lenet", 2, steps))
-    return optimizers
-
-
-def test_optimizers_that_may_mix_elements_are_refused() -> None:
-    parts = parts_made("lenet")
-    stacked = stack(parts)
-    with pytest.raises(UnsupportedError, match="LBFGS isn't known to update each element by itself"):
-        stack_optimizers([torch.optim.LBFGS(part.parameters()) for part in parts], stacked, parts)
-
-    class Lamb(torch.optim.SGD):
-        """It could scale by norms."""
-
-    with pytest.raises(UnsupportedError, match="Lamb isn't known"):
-        stack_optimizers([Lamb(part.parameters(), lr=0.1) for part in parts], stacked, parts)
-
-
-def test_optimizers_that_differ_are_refused() -> None:
-    parts = parts_made("lenet")
-    stacked = stack(parts)
-    sgd = [torch.optim.SGD(part.parameters(), lr=lr) for part, lr in zip(parts, (0.1, 0.2), strict=True)]
-    with pytest.raises(UnsupportedError, match=r"group 0 has lr 0\.2 in one part and 0\.1 in another"):
-        stack_optimizers(sgd, stacked, parts)
-    adam = stepped(parts, OPTIMIZERS["adam"])
-    adam[0].step()
-    with pytest.raises(UnsupportedError, match=r"'step'.*differs between the parts"):
-        stack_optimizers(adam, stacked, parts)
-    fresh = [adam[0], OPTIMIZERS["adam"](parts[1].parameters())]
-    with pytest.raises(UnsupportedError, match="some parts have made steps"):
-        stack_optimizers(fresh, stacked, parts)
-    with pytest.raises(UnsupportedError, match="parameters that aren't those of its module"):
-        stack_optimizers(adam[::-1], stacked, parts)
-    with pytest.raises(UnsupportedError, match="1 optimizers and 2 modules"):
-        stack_optimizers(adam[:1], stacked, parts)
-    mixed = [adam[0], torch.optim.SGD(parts[1].parameters(), lr=0.1)]
-    with pytest.raises(UnsupportedError, match="several classes"):
-        stack_optimizers(mixed, stacked, parts)
-
-
-@pytest.mark.parametrize(
-    "name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD"]
-)
-def test_every_known_optimizer_goes_on_stacked(name: str) -> None:
-    def make(parameters: Any) -> Any:
-        return getattr(torch.optim, name)([{"params": list(parameters), "lr": 0.01}], weight_decay=0.01)
-
-    parts = parts_made("lenet")
-    apart = stepped(parts, make, 2)
-    stacked = stack(parts)
-    together = stack_optimizers(apart, stacked, parts)
-    batches = data("lenet", 2, 3)
-    train_stacked(stacked, together, batches)
-    train_apart(parts, apart, batches)
-    assert distance(parts, unstack(stacked)) < 1e-11
-
-
-def test_gradients_are_clipped_for_each_part() -> None:
-    parts = parts_made("lenet")
-    stacked = stack(parts)
-    (x, y), limit = data("lenet", 2, 1)[0], 0.05
-    with torch.no_grad():
-        stacked.fc2.weight[1] *= 30  # a part with much larger gradients
-        parts[1].fc2.weight *= 30
-    part_losses(stacked(x), y, loss_of).sum().backward()
-    norms = clip_grad_norm_(stacked, limit)
-    for k, part in enumerate(parts):
-        loss_of(part(x[k]), y[k]).backward()
-        assert float(torch.nn.utils.clip_grad_norm_(part.parameters(), limit)) == pytest.approx(float(norms[k]))
-        for name, parameter in part.named_parameters():
-            assert torch.allclose(parameter.grad, stacked.get_parameter(name).grad[k], atol=1e-14)
-    stacked.zero_grad()
-    part_losses(stacked(x), y, loss_of).sum().backward()
-    torch.nn.utils.clip_grad_norm_(stacked.parameters(), limit)  # takes all parts for one network
-    assert not torch.allclose(parts[0].fc2.bias.grad, stacked.fc2.bias.grad[0], atol=1e-6)
 
 
 # -- the choice, and what the tables say -------------------------------------------------------------------------------

@@ -11,18 +11,8 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from graphsplit.errors import GraphsplitError  # noqa: E402
-from tests.torch_structures import (  # noqa: E402
-    IMAGES,
-    TOKENS,
-    Attention,
-    D,
-    Experts,
-    Gated,
-    ResponseNorm,
-    Scaled,
-    SpatialGate,
-    Squeeze,
-)
+from tests.torch_attention import Attention, D  # noqa: E402
+from tests.torch_structures import IMAGES, TOKENS, Experts, Gated, ResponseNorm, Scaled, SpatialGate, Squeeze  # noqa: E402
 from tools.shared.ways import Way  # noqa: E402
 from tools.zoos.example import Example, ready  # noqa: E402
 from tools.zoos.law import examine  # noqa: E402

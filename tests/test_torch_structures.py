@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.torch_structures import CASES, IMAGES, Language, Planes, Windows  # noqa: E402
+from tests.torch_attention import Language, Windows  # noqa: E402
+from tests.torch_structures import CASES, IMAGES, Planes  # noqa: E402
 from tools.shared.ways import Way  # noqa: E402
 from tools.zoos.example import Example, ready  # noqa: E402
 from tools.zoos.law import examine  # noqa: E402

@@ -14,7 +14,7 @@ import torch
 import graphsplit
 from graphsplit.training import load_task
 from graphsplit.training.trainee import Trainee
-from tests.test_training import PLAIN, calm_net, in_double, net
+from tests.training_tasks import PLAIN, calm_net, in_double, net
 from tools.experiments import methods
 from tools.experiments.methods import draw_afresh, run, run_all
 from tools.experiments.pages import Page, mean_and_deviation, ran_on, trained

@@ -23,8 +23,8 @@ from graphsplit.training.folder import part_folder
 from graphsplit.training.loop import CHECKPOINT, METRICS, Outcome
 from graphsplit.training.tables import show_result
 from tests.commands import Run
-from tests.test_training import PLAIN, net, weights
-from tests.test_training_commands import GLYPHS, ROOT, run, small
+from tests.training_commands import GLYPHS, run, small
+from tests.training_tasks import PLAIN, ROOT, net, weights
 
 __all__ = ["run", "small"]  # fixtures
 

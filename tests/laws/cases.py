@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,3 @@ def splits() -> list[Any]:
         for k in SPLITS
         if (name, k) not in REFUSALS and (k != "uneven" or k == in_turn(name))
     ]
-
-
-def every_other(values: Iterable[tuple[Any, ...]], first: int) -> list[Any]:
-    """Parameters of which half are slow: for laws whose check costs as much as the case."""
-    return [pytest.param(*value, marks=() if i % 2 == first else pytest.mark.slow) for i, value in enumerate(values)]

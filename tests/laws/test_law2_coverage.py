@@ -12,8 +12,9 @@ import pytest
 
 from graphsplit.manifest import Manifest, ParameterEntry
 from graphsplit.selection import Selection
-from tests.laws.cases import ALL, Made, Split, every_other, in_turn, make_seed
+from tests.laws.cases import ALL, Made, Split, in_turn, make_seed
 from tests.laws.check import Array, Case, change, coverage, holders, trained
+from tests.turns import every_other
 
 
 def assert_covered(case: Case) -> None:

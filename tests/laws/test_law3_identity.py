@@ -10,9 +10,10 @@ import pytest
 
 from graphsplit.merging import merge
 from graphsplit.splitting import Split, split
-from tests.laws.cases import ALL, REFUSALS, every_other
+from tests.laws.cases import ALL, REFUSALS
 from tests.laws.check import Array, Case, Part, change, refusal, same_network, untrained_merge, write
 from tests.networks.generate import random_network
+from tests.turns import every_other
 
 DIVIDED = [(name,) for name in ALL if (name, 2) not in REFUSALS]
 
