@@ -44,7 +44,7 @@ HEAVY = {"torch", "onnxruntime"}
 TORCH_ROOMS = {"executor", "stacking", "training"}
 TORCH_HOMES = [*(ROOT / "formats").glob("torch_*.py"), *(p for r in TORCH_ROOMS for p in (ROOT / r).glob("*.py"))]
 MODULES = sorted(ROOT.rglob("*.py"))
-PROGRAMS = sorted(path for folder in ("tools", "models") for path in (ROOT.parent / folder).rglob("*.py"))
+PROGRAMS = sorted(path for folder in ("tools", "models", "tests") for path in (ROOT.parent / folder).rglob("*.py"))
 
 
 def room(path: Path) -> str:
