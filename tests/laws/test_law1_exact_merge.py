@@ -18,7 +18,19 @@ from graphsplit.assemble import _Assembler
 from graphsplit.errors import GraphsplitError
 from graphsplit.graph import ArrayTensor
 from graphsplit.merging import merge
-from tests.laws.cases import ALL, MORE_SEEDS, REASONS, REFUSALS, SEEDS, SEEDS_REFUSED, Made, Split, make_seed, splits
+from tests.laws.cases import (
+    ALL,
+    MORE_SEEDS,
+    REASONS,
+    REFUSALS,
+    SEEDS,
+    SEEDS_REFUSED,
+    SPLITS,
+    Made,
+    Split,
+    make_seed,
+    splits,
+)
 from tests.laws.check import Array, Case, Runner, exact_merge, narrowness, planned_inputs, refusal, trained, valid_parts
 from tests.networks import REFUSED
 from tests.networks.attention import group_norm_18
@@ -36,6 +48,12 @@ def assert_exact(case: Case) -> None:
 @pytest.mark.parametrize(("name", "k"), splits())
 def test_taps_are_means(made: Made, name: str, k: Split) -> None:
     assert_exact(made(name, k))
+
+
+def test_each_network_has_its_turn_in_every_run() -> None:
+    quick = [param.values for param in splits() if not param.marks]
+    assert [name for name, _ in quick] == [name for name in ALL if name != "shufflenet_v1_g4"]  # refused for each split
+    assert {k for _, k in quick} == set(SPLITS)
 
 
 @pytest.mark.parametrize(("name", "k"), list(REFUSALS))
