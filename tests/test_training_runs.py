@@ -21,6 +21,7 @@ import graphsplit
 from graphsplit.training import Result, Training, TrainingError, load_task, train_parts
 from graphsplit.training.folder import part_folder
 from graphsplit.training.loop import CHECKPOINT, METRICS, Outcome
+from graphsplit.training.run_folder import LEAVING
 from graphsplit.training.tables import show_result
 from tests.commands import Run
 from tests.training_commands import GLYPHS, run, small
@@ -167,6 +168,65 @@ def test_a_run_that_is_refused_brings_back_the_one_before(small: Path) -> None:
     with pytest.raises(TrainingError, match=r"holds 'notes.txt', which no run wrote"):
         method(small, force=True, report=nothing_trains)
     assert (small / "out" / "trained.pt2").exists()
+
+
+def killed(what: Callable[[], object]) -> None:
+    """Do it in a process of its own, which is killed on the way."""
+    pid = os.fork()
+    if not pid:
+        try:
+            what()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("moves", [0, 2, None])
+def test_a_run_that_is_killed_before_it_replaces_another_brings_that_back(
+    small: Path, monkeypatch: pytest.MonkeyPatch, moves: int | None
+) -> None:
+    """As the one before moves aside, or while the network is split; the next command finds it, whatever it asks for."""
+    method(small)
+    before = files_of(small / "out")
+    rename = Path.rename
+
+    def few(path: Path, target: Path) -> Path:
+        if moves is not None and len(list((small / "out" / LEAVING).iterdir())) == moves:
+            die()
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", few)
+        patched.setattr(graphsplit, "split", die)
+        killed(lambda: method(small, force=True))
+    assert not (small / "out" / "parts" / "manifest.json").exists() or moves == 0
+    with pytest.raises(TrainingError, match="holds a run already"):
+        method(small)
+    assert files_of(small / "out") == before
+    method(small, resume=True)
+    assert files_of(small / "out") == before
+
+
+def test_a_run_that_is_killed_once_it_has_replaced_another_is_gone_on_with(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method(small)
+    with monkeypatch.context() as patched:
+        patched.setattr("graphsplit.training.run_folder._settled", die)
+        killed(lambda: method(small, force=True, pretrain=1))
+    with pytest.raises(TrainingError, match="was begun with --pretrain 1"):
+        method(small, resume=True)
+    assert not (small / "out" / "trained.pt2").exists()
+    method(small, resume=True, pretrain=1)
+    assert not [entry.name for entry in (small / "out").iterdir() if entry.name.endswith("graphsplit-tmp")]
 
 
 def test_only_a_run_is_replaced(small: Path) -> None:

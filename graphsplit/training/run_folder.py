@@ -21,7 +21,8 @@ PARTS, MERGED, TRAINED, ASKED = "parts", "merged", "trained", "run.json"
 """The folder of the split, the network as the merge left it, what it became, and what the run was asked for."""
 SECONDS = "seconds"
 OURS = (PARTS, FOLDER, ASKED, f"{MERGED}.*", f"{TRAINED}.*")
-ASIDE = ".replaced.graphsplit-tmp"
+LEAVING, ASIDE, GONE = (f".{word}.graphsplit-tmp" for word in ("leaving", "aside", "gone"))
+"""Where the run before is while `force` begins another: on its way there, all of it, and when it is no longer needed."""
 LONGEST = 80
 
 Splitter = Callable[[Path], object]
@@ -32,6 +33,9 @@ Splitter = Callable[[Path], object]
 def place(out: Path, *, force: bool = False) -> Iterator[None]:
     """Make the folder of a run and hold it; one that nothing came into is gone behind it. Raises TrainingError."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    if any((out / name).exists() for name in (LEAVING, ASIDE, GONE)):
+        with held([out]):
+            _settled(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         foreign = [entry.name for entry in out.iterdir() if entry.name != ASKED and not entry.name.startswith(".")]
@@ -79,26 +83,33 @@ def _begun(out: Path) -> bool:
 
 
 def _anew(split: Splitter, out: Path, asked: Mapping[str, Any], ready: Callable[[], None]) -> None:
-    """Begin a run: the one before steps aside, and comes back if this one is refused."""
+    """Begin a run: the one before steps aside, and comes back if this one is refused, or killed before it has begun."""
     old = _replaced(out)
-    aside = out / ASIDE
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed as it began anew
-    aside.mkdir()
+    (out / LEAVING).mkdir()
     try:
         for entry in old:
-            entry.rename(aside / entry.name)
+            entry.rename(out / LEAVING / entry.name)
+        (out / LEAVING).rename(out / ASIDE)
         _write(out, asked)
         split(out / PARTS)
         ready()
-    except BaseException:
-        for entry in (out / PARTS, out / ASKED):
-            if entry not in old or (aside / entry.name).exists():  # else it is still the old one
-                _remove(entry)
-        for entry in aside.iterdir():
-            entry.rename(out / entry.name)
-        raise
+        (out / ASIDE).rename(out / GONE)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _settled(out)
+
+
+def _settled(out: Path) -> None:
+    """Bring back the run that another one was to replace, unless that has begun; then the older one goes."""
+    if (out / ASIDE).exists():
+        for name in (PARTS, ASKED):
+            _remove(out / name)  # of the one that hasn't begun
+        (out / ASIDE).rename(out / LEAVING)
+    if (out / LEAVING).exists():
+        for entry in list((out / LEAVING).iterdir()):
+            entry.rename(out / entry.name)
+        (out / LEAVING).rmdir()
+    if (out / GONE).exists():
+        shutil.rmtree(out / GONE)
 
 
 def _replaced(out: Path) -> list[Path]:
