@@ -21,7 +21,7 @@ from graphsplit.merging import merge
 from graphsplit.splitting import split
 from graphsplit.verification import verify
 from tests.networks.builder import Net
-from tests.split_folders import edit, failed, mlp, split_of, tensors, train
+from tests.split_folders import edit, failed, mlp, set_tensors, split_of, tensors, train
 
 __all__ = ["mlp"]  # fixtures
 
@@ -56,6 +56,41 @@ def test_passes(name: str, k: int, tmp_path: Path) -> None:
         assert check.worst is not None
         assert check.tolerance is not None
         assert 0 < check.worst < check.tolerance < (0.1 if name == "float16" else 1e-3)
+
+
+def with_active_dropout(folder: Path, switch: str) -> Path:
+    """A split of a network that was exported for training: its dropout is on, by a constant or by an input."""
+    net = Net("dropping")
+    x = net.op("Relu", net.dense(net.input("input", ("batch", 6)), "fc1", 16))
+    on = net.constant(True, "bool") if switch == "constant" else net.input("training", (), "bool")
+    x = net.op("Dropout", x, net.constant(0.5, "float32"), on)
+    net.output(net.dense(x, "fc2", 5), "output")
+    onnx.save(net.build(), folder / "m.onnx")
+    split(folder / "m.onnx", 2, out=folder / "parts")
+    train(folder / "parts")
+    return folder / "parts"
+
+
+@pytest.mark.parametrize("switch", ["constant", "input"])
+def test_dropout_that_a_file_has_on_is_switched_off(switch: str, tmp_path: Path) -> None:
+    """The laws are about evaluation mode, and no runtime drops the same values twice."""
+    parts = with_active_dropout(tmp_path, switch)
+    done = merge(parts, out=tmp_path / "merged.onnx")
+    found = verify(parts, done.path)
+    assert failed(found) == set()
+    assert "dropout is switched off, which the file has on in 1 node" in found["exact merge"].detail
+    assert found["exact merge"].worst is not None
+
+
+def test_dropout_that_is_on_would_hide_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A negative control: as the file has it, nothing is proved; and a wrong merge is found in spite of it."""
+    parts = with_active_dropout(tmp_path, "constant")
+    done = merge(parts, out=tmp_path / "merged.onnx")
+    assert done.path is not None
+    set_tensors(done.path, {"fc1.weight": 2 * tensors(done.path)["fc1.weight"]})
+    assert "merged values" in failed(verify(parts, done.path))
+    monkeypatch.setattr("graphsplit.verification.runtime.without_dropout", lambda graph: graph)
+    assert "exact merge" in failed(verify(parts, done.path))
 
 
 def test_one_part_passes(tmp_path: Path) -> None:

@@ -100,10 +100,12 @@ class Bench:
         """A bench with random inputs, or with those that are given. Raises what drawing and reading them raise."""
         runtime = runtime_of(opened.network)
         network = evaluation(opened.network, runtime)
+        remark = runtime.remark(network.graph)
+        own = [remark] if remark else []
         if inputs is not None:
-            return cls(opened, [given(network.graph, inputs)], folder, runtime)
+            return cls(opened, [given(network.graph, inputs)], folder, runtime, own)
         drawn, remarks = draws(network)
-        return cls(opened, drawn, folder, runtime, remarks)
+        return cls(opened, drawn, folder, runtime, own + remarks)
 
     @cached_property
     def network(self) -> Network:

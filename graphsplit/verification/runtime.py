@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from graphsplit.files import inside
 from graphsplit.formats import onnx_runtime
+from graphsplit.formats.onnx_evaluation import active_dropout, without_dropout
 from graphsplit.formats.onnx_file import load, save
 from graphsplit.formats.onnx_runtime import Engine, check_file, engine, engine_title
 from graphsplit.formats.onnx_sizes import symbols
@@ -77,6 +78,10 @@ class Runtime(Protocol):
         """Whether a value belongs to evaluation mode, about which the laws are."""
         ...
 
+    def remark(self, graph: Graph) -> str | None:
+        """What of a graph runs otherwise than it says, so that it is in evaluation mode."""
+        ...
+
     def leaves(self, opened: Opened, trained: Sequence[str | os.PathLike[str]]) -> list[LeafModel]:
         """The sub-models in a split's folder, or in the files `trained`. Raises MergeError or FormatError."""
         ...
@@ -110,7 +115,7 @@ class OnnxRuntime:
         return OnnxRuntime("reference") if self.kind != "reference" else None
 
     def session(self, network: Graph | Path, taps: Collection[str], folder: Path) -> Session:
-        return onnx_runtime.Session(_file(network, folder), taps, kind=self.kind)
+        return onnx_runtime.Session(_evaluated(network, folder), taps, kind=self.kind)
 
     def complaint(self, network: Graph | Path, folder: Path, *, full: bool = True) -> str | None:
         return check_file(_file(network, folder), full=full)
@@ -130,6 +135,12 @@ class OnnxRuntime:
     def evaluates(self, name: str) -> bool:
         return True
 
+    def remark(self, graph: Graph) -> str | None:
+        active = active_dropout(graph)
+        if not active:
+            return None
+        return f"dropout is switched off, which the file has on in {len(active)} node{'s' * (len(active) > 1)}"
+
     def leaves(self, opened: Opened, trained: Sequence[str | os.PathLike[str]]) -> list[LeafModel]:
         return read_leaves(opened, trained)
 
@@ -146,6 +157,13 @@ def _file(network: Graph | Path, folder: Path) -> Path:
     path = folder / "network.onnx"
     save(network, path, force=True)
     return path
+
+
+def _evaluated(network: Graph | Path, folder: Path) -> Path:
+    """A file to run, of the network in evaluation mode."""
+    graph = load(network) if isinstance(network, Path) else network
+    off = without_dropout(graph)
+    return network if off is graph and isinstance(network, Path) else _file(off, folder)
 
 
 @dataclass(frozen=True)
@@ -192,6 +210,9 @@ class TorchRuntime:
         from graphsplit.formats.torch_runtime import evaluates
 
         return evaluates(name)
+
+    def remark(self, graph: Graph) -> str | None:
+        return None
 
     def leaves(self, opened: Opened, trained: Sequence[str | os.PathLike[str]]) -> list[LeafModel]:
         files = list(trained) or [inside(opened.folder, entry.file) for entry in opened.manifest.submodels]
