@@ -291,13 +291,18 @@ def loss(outputs, targets, _loss=loss):
 def begun(small: Path, *arguments: object) -> subprocess.Popen[bytes]:
     (small / "task.py").write_text(SLOW)
     words = ["train", "parts", "--task", "task.py", "--epochs", "1000", *arguments]
-    return subprocess.Popen(
-        [sys.executable, "-m", "graphsplit", *map(str, words)],
-        cwd=small,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    # a shell's background jobs ignore it, and so would this
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "graphsplit", *map(str, words)],
+            cwd=small,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> bool:
