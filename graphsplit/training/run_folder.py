@@ -109,7 +109,7 @@ def _settled(out: Path) -> None:
             entry.rename(out / entry.name)
         (out / LEAVING).rmdir()
     if (out / GONE).exists():
-        shutil.rmtree(out / GONE)
+        shutil.rmtree(out / GONE, ignore_errors=True)  # on NFS a file stays while somebody has it open
 
 
 def _replaced(out: Path) -> list[Path]:
